@@ -1,0 +1,30 @@
+# Finds the CUDA compiler, or leaves the CUDA backend out. Sets SAGE_WITH_CUDA.
+#
+# CMAKE_CUDA_ARCHITECTURES defaults to one architecture, for quick builds; the `fat` preset names them all.
+
+set(SAGE_WITH_CUDA OFF)
+if(NOT SAGE_CUDA STREQUAL "OFF")
+  if(NOT CMAKE_CUDA_COMPILER)
+    find_program(SAGE_NVCC nvcc PATHS /usr/local/cuda/bin)
+    if(SAGE_NVCC)
+      set(CMAKE_CUDA_COMPILER ${SAGE_NVCC})
+    endif()
+  endif()
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real)
+    endif()
+    enable_language(CUDA)
+    # CMake 3.25 does not know nvcc's C++20 flag and would drop the standard silently.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    find_package(CUDAToolkit REQUIRED)
+    set(SAGE_WITH_CUDA ON)
+  elseif(SAGE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "SAGE_CUDA=ON, but no nvcc was found; set CMAKE_CUDA_COMPILER")
+  endif()
+endif()
+message(STATUS "CUDA backend: ${SAGE_WITH_CUDA}")

@@ -1,0 +1,37 @@
+# sage_proto_library(NAME PROTOS file... [GRPC file...])
+# Generates C++ for the .proto files (paths relative to proto/) and, for those under GRPC, service code;
+# builds them as static library sage_NAME, alias sage::NAME. Generated headers are included as they lie
+# under proto/, for instance "sage/v1/attention.pb.h".
+
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_program(SAGE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+
+function(sage_proto_library name)
+  cmake_parse_arguments(arg "" "" "PROTOS;GRPC" ${ARGN})
+  set(root ${PROJECT_SOURCE_DIR}/proto)
+  set(out ${PROJECT_BINARY_DIR}/proto_generated)
+  file(MAKE_DIRECTORY ${out})
+  set(sources)
+  foreach(proto ${arg_PROTOS} ${arg_GRPC})
+    string(REGEX REPLACE "\\.proto$" "" stem ${proto})
+    set(generated ${out}/${stem}.pb.cc ${out}/${stem}.pb.h)
+    set(options --cpp_out=${out})
+    if(proto IN_LIST arg_GRPC)
+      list(APPEND generated ${out}/${stem}.grpc.pb.cc ${out}/${stem}.grpc.pb.h)
+      list(APPEND options --grpc_out=${out} --plugin=protoc-gen-grpc=${SAGE_GRPC_CPP_PLUGIN})
+    endif()
+    set(inputs ${arg_PROTOS} ${arg_GRPC})
+    list(TRANSFORM inputs PREPEND ${root}/)
+    add_custom_command(
+      OUTPUT ${generated}
+      COMMAND protobuf::protoc -I ${root} ${options} ${root}/${proto}
+      DEPENDS ${inputs}
+      COMMENT "protoc ${proto}" VERBATIM)
+    list(APPEND sources ${generated})
+  endforeach()
+  add_library(sage_${name} STATIC ${sources})
+  add_library(sage::${name} ALIAS sage_${name})
+  target_include_directories(sage_${name} SYSTEM PUBLIC ${out})
+  target_link_libraries(sage_${name} PUBLIC protobuf::libprotobuf gRPC::grpc++)
+endfunction()
