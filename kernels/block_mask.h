@@ -102,6 +102,10 @@ class BlockMask {
   std::vector<std::uint8_t> ToDense() const;  // [batch, heads, tiles_q, blocks_k], empty for full
 
  private:
+  // Of the right dimensions, bits not allocated yet.
+  BlockMask(const AttentionProblem& problem, std::int64_t batch, std::int64_t heads);
+  void Allocate();
+
   std::int64_t batch_ = 1;
   std::int64_t heads_ = 1;
   std::int64_t tiles_q_ = 0;

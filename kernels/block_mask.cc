@@ -1,0 +1,377 @@
+#include "kernels/block_mask.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace sage {
+namespace {
+
+// Blocks [first, last] of one row; empty where last < first.
+struct BlockRange {
+  std::int64_t first = 0;
+  std::int64_t last = -1;
+};
+
+std::int64_t FloorDiv(std::int64_t a, std::int64_t b) {
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+
+// Pattern parameters beyond any distance between blocks act like this one, which cannot overflow.
+std::int64_t ClampDistance(std::int64_t blocks) {
+  return std::clamp(blocks, -kMaxDimension, kMaxDimension);
+}
+
+void SetBlocks(BlockRange range, std::int64_t blocks_k, std::uint8_t* row) {
+  const std::int64_t end = std::min(range.last + 1, blocks_k);
+  for (std::int64_t n = std::max<std::int64_t>(range.first, 0); n < end;) {
+    if (n % 8 == 0 && end - n >= 8) {
+      row[n / 8] = 0xff;
+      n += 8;
+    } else {
+      row[n / 8] = static_cast<std::uint8_t>(row[n / 8] | (1U << (n % 8)));
+      ++n;
+    }
+  }
+}
+
+// Listed blocks among the first `end` of a packed row.
+std::int64_t CountBlocks(const std::uint8_t* row, std::int64_t end) {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < end / 8; ++i) count += std::popcount(row[i]);
+  if (end % 8 != 0) count += std::popcount(row[end / 8] & ((1U << (end % 8)) - 1));
+  return count;
+}
+
+// Key blocks [0, result) hold every key that some existing row of the tile can see; 0 for a tile
+// past the length.
+std::int64_t VisibleBlocks(std::int64_t tile, std::int64_t length_q, std::int64_t length_k,
+                           bool is_causal) {
+  if (tile * kBlockM >= length_q) return 0;
+  const std::int64_t last_row = std::min((tile + 1) * kBlockM, length_q) - 1;
+  return CeilDiv(is_causal ? CausalKeyEnd(last_row, length_q, length_k) : length_k, kBlockN);
+}
+
+absl::Status Refuse(const std::string& field, const std::string& got, const std::string& allowed) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": got ", got, ", allowed ", allowed));
+}
+
+absl::Status CheckNotNegative(const std::string& field, std::int64_t value) {
+  if (value >= 0) return absl::OkStatus();
+  return Refuse(field, absl::StrCat(value), "0 or more");
+}
+
+// Size of a mask of `batch` x `heads`, `row_size` bytes a row of blocks.
+absl::Status CheckSize(const AttentionProblem& problem, std::int64_t batch, std::int64_t heads,
+                       std::int64_t row_size, std::size_t got_bytes) {
+  if (batch != 1 && batch != problem.batch) {
+    return Refuse("mask batch", absl::StrCat(batch), absl::StrCat("1 or ", problem.batch));
+  }
+  if (heads != 1 && heads != problem.num_heads_q) {
+    return Refuse("mask heads", absl::StrCat(heads),
+                  absl::StrCat("1 or ", problem.num_heads_q, " (num_heads_q)"));
+  }
+  const std::int64_t bytes = batch * heads * problem.tiles_q() * row_size;
+  if (static_cast<std::uint64_t>(bytes) != got_bytes) {
+    return Refuse("mask", absl::StrCat(got_bytes, " bytes"),
+                  absl::StrCat(bytes, " for blocks [", batch, ", ", heads, ", ", problem.tiles_q(),
+                               ", ", problem.blocks_k(), "]"));
+  }
+  return absl::OkStatus();
+}
+
+// The diagonal of a problem, in blocks: s(m) and e(m) of the pattern formulas.
+class Diagonal {
+ public:
+  explicit Diagonal(const AttentionProblem& problem)
+      : offset_(problem.seqlen_k - problem.seqlen_q) {}
+  std::int64_t first(std::int64_t tile) const {
+    return FloorDiv(tile * kBlockM + offset_, kBlockN);
+  }
+  std::int64_t last(std::int64_t tile) const {
+    return FloorDiv(tile * kBlockM + kBlockM - 1 + offset_, kBlockN);
+  }
+
+ private:
+  std::int64_t offset_;
+};
+
+// Each pattern has a writer: Check() refuses bad parameters, Row() sets the blocks of tile m.
+class SlidingWindowWriter {
+ public:
+  SlidingWindowWriter(const AttentionProblem& problem, const SlidingWindowPattern& pattern)
+      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
+  absl::Status Check() const {
+    if (absl::Status status = CheckNotNegative("left_blocks", pattern_.left_blocks); !status.ok()) {
+      return status;
+    }
+    return CheckNotNegative("right_blocks", pattern_.right_blocks);
+  }
+  void Row(std::int64_t m, std::uint8_t* row) const {
+    SetBlocks({diagonal_.first(m) - ClampDistance(pattern_.left_blocks),
+               diagonal_.last(m) + ClampDistance(pattern_.right_blocks)},
+              problem_.blocks_k(), row);
+  }
+
+ private:
+  const AttentionProblem& problem_;
+  const SlidingWindowPattern& pattern_;
+  Diagonal diagonal_;
+};
+
+class SinkWindowWriter {
+ public:
+  SinkWindowWriter(const AttentionProblem& problem, const SinkWindowPattern& pattern)
+      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
+  absl::Status Check() const {
+    if (absl::Status status = CheckNotNegative("sink_blocks", pattern_.sink_blocks); !status.ok()) {
+      return status;
+    }
+    return CheckNotNegative("left_blocks", pattern_.left_blocks);
+  }
+  void Row(std::int64_t m, std::uint8_t* row) const {
+    SetBlocks({0, ClampDistance(pattern_.sink_blocks) - 1}, problem_.blocks_k(), row);
+    SetBlocks({diagonal_.first(m) - ClampDistance(pattern_.left_blocks), diagonal_.last(m)},
+              problem_.blocks_k(), row);
+  }
+
+ private:
+  const AttentionProblem& problem_;
+  const SinkWindowPattern& pattern_;
+  Diagonal diagonal_;
+};
+
+class StridedWriter {
+ public:
+  StridedWriter(const AttentionProblem& problem, const StridedPattern& pattern)
+      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
+  absl::Status Check() const {
+    if (pattern_.stride_blocks < 1) {
+      return Refuse("stride_blocks", absl::StrCat(pattern_.stride_blocks), "1 or more");
+    }
+    if (pattern_.phase_blocks < 0 || pattern_.phase_blocks >= pattern_.stride_blocks) {
+      return Refuse("phase_blocks", absl::StrCat(pattern_.phase_blocks),
+                    absl::StrCat("0 to ", pattern_.stride_blocks - 1));
+    }
+    return CheckNotNegative("local_blocks", pattern_.local_blocks);
+  }
+  void Row(std::int64_t m, std::uint8_t* row) const {
+    const std::int64_t stride = ClampDistance(pattern_.stride_blocks);
+    for (std::int64_t n = pattern_.phase_blocks; n < problem_.blocks_k(); n += stride) {
+      SetBlocks({n, n}, problem_.blocks_k(), row);
+    }
+    if (pattern_.local_blocks == 0) return;
+    SetBlocks({diagonal_.first(m) - ClampDistance(pattern_.local_blocks) + 1, diagonal_.last(m)},
+              problem_.blocks_k(), row);
+  }
+
+ private:
+  const AttentionProblem& problem_;
+  const StridedPattern& pattern_;
+  Diagonal diagonal_;
+};
+
+class BandWriter {
+ public:
+  BandWriter(const AttentionProblem& problem, const BandPattern& pattern)
+      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
+  absl::Status Check() const {
+    if (pattern_.upper_blocks >= pattern_.lower_blocks) return absl::OkStatus();
+    return Refuse("upper_blocks", absl::StrCat(pattern_.upper_blocks),
+                  absl::StrCat(pattern_.lower_blocks, " (lower_blocks) or more"));
+  }
+  void Row(std::int64_t m, std::uint8_t* row) const {
+    SetBlocks({diagonal_.first(m) + ClampDistance(pattern_.lower_blocks),
+               diagonal_.first(m) + ClampDistance(pattern_.upper_blocks)},
+              problem_.blocks_k(), row);
+  }
+
+ private:
+  const AttentionProblem& problem_;
+  const BandPattern& pattern_;
+  Diagonal diagonal_;
+};
+
+class DocumentWriter {
+ public:
+  DocumentWriter(const AttentionProblem& problem, const DocumentPattern& pattern)
+      : problem_(problem), lengths_(pattern.lengths) {}
+  absl::Status Check() {
+    if (problem_.seqlen_q != problem_.seqlen_k) {
+      return Refuse("seqlen_q", absl::StrCat(problem_.seqlen_q),
+                    absl::StrCat(problem_.seqlen_k, " (seqlen_k) with document lengths"));
+    }
+    std::int64_t end = 0;
+    for (std::size_t i = 0; i < lengths_.size(); ++i) {
+      if (lengths_[i] < 1 || lengths_[i] > problem_.seqlen_k - end) {
+        return Refuse(absl::StrCat("lengths[", i, "]"), absl::StrCat(lengths_[i]),
+                      absl::StrCat("1 or more, all adding up to ", problem_.seqlen_k));
+      }
+      end += lengths_[i];
+      ends_.push_back(end);
+    }
+    if (end != problem_.seqlen_k) {
+      return Refuse("lengths", absl::StrCat("a sum of ", end), absl::StrCat(problem_.seqlen_k));
+    }
+    return absl::OkStatus();
+  }
+  // The documents of a tile are neighbours, so the keys they hold are one range.
+  void Row(std::int64_t m, std::uint8_t* row) const {
+    const std::int64_t first_row = m * kBlockM;
+    const std::int64_t last_row = std::min(first_row + kBlockM, problem_.seqlen_q) - 1;
+    const auto first = std::upper_bound(ends_.begin(), ends_.end(), first_row);
+    const auto last = std::upper_bound(first, ends_.end(), last_row);
+    const std::int64_t key_begin = first == ends_.begin() ? 0 : *(first - 1);
+    SetBlocks({key_begin / kBlockN, (*last - 1) / kBlockN}, problem_.blocks_k(), row);
+  }
+
+ private:
+  const AttentionProblem& problem_;
+  const std::vector<std::int64_t>& lengths_;
+  std::vector<std::int64_t> ends_;  // one past the last token of each document
+};
+
+SlidingWindowWriter MakeWriter(const AttentionProblem& problem, const SlidingWindowPattern& p) {
+  return {problem, p};
+}
+SinkWindowWriter MakeWriter(const AttentionProblem& problem, const SinkWindowPattern& p) {
+  return {problem, p};
+}
+StridedWriter MakeWriter(const AttentionProblem& problem, const StridedPattern& p) {
+  return {problem, p};
+}
+BandWriter MakeWriter(const AttentionProblem& problem, const BandPattern& p) {
+  return {problem, p};
+}
+DocumentWriter MakeWriter(const AttentionProblem& problem, const DocumentPattern& p) {
+  return {problem, p};
+}
+
+}  // namespace
+
+absl::StatusOr<BlockMask> BlockMask::FromDense(const AttentionProblem& problem, std::int64_t batch,
+                                               std::int64_t heads,
+                                               std::span<const std::uint8_t> dense) {
+  BlockMask mask(problem, batch, heads);
+  if (absl::Status status = CheckSize(problem, batch, heads, mask.blocks_k_, dense.size());
+      !status.ok()) {
+    return status;
+  }
+  mask.Allocate();
+  const std::uint8_t* in = dense.data();
+  for (std::uint8_t* row = mask.bits_.data(); in != dense.data() + dense.size();
+       row += mask.row_bytes()) {
+    for (std::int64_t n = 0; n < mask.blocks_k_; ++n, ++in) {
+      if (*in > 1) {
+        return Refuse(absl::StrCat("mask[", in - dense.data(), "]"), absl::StrCat(int{*in}),
+                      "0 or 1");
+      }
+      row[n / 8] = static_cast<std::uint8_t>(row[n / 8] | (*in << (n % 8)));
+    }
+  }
+  return mask;
+}
+
+absl::StatusOr<BlockMask> BlockMask::FromPacked(const AttentionProblem& problem, std::int64_t batch,
+                                                std::int64_t heads,
+                                                std::span<const std::uint8_t> packed) {
+  BlockMask mask(problem, batch, heads);
+  if (absl::Status status = CheckSize(problem, batch, heads, mask.row_bytes(), packed.size());
+      !status.ok()) {
+    return status;
+  }
+  mask.bits_.assign(packed.begin(), packed.end());
+  const std::int64_t used_bits = mask.blocks_k_ % 8;
+  if (used_bits != 0) {  // clear the padding
+    const auto keep = static_cast<std::uint8_t>((1U << used_bits) - 1);
+    for (std::size_t i = mask.row_bytes() - 1; i < mask.bits_.size(); i += mask.row_bytes()) {
+      mask.bits_[i] &= keep;
+    }
+  }
+  return mask;
+}
+
+absl::StatusOr<BlockMask> BlockMask::FromPattern(const AttentionProblem& problem,
+                                                 const MaskPattern& pattern) {
+  return std::visit(
+      [&problem](const auto& parameters) -> absl::StatusOr<BlockMask> {
+        auto writer = MakeWriter(problem, parameters);
+        if (absl::Status status = writer.Check(); !status.ok()) return status;
+        BlockMask mask(problem, 1, 1);
+        mask.Allocate();
+        for (std::int64_t m = 0; m < mask.tiles_q_; ++m) {
+          writer.Row(m, mask.bits_.data() + m * mask.row_bytes());
+        }
+        return mask;
+      },
+      pattern);
+}
+
+BlockMask::BlockMask(const AttentionProblem& problem, std::int64_t batch, std::int64_t heads)
+    : batch_(batch), heads_(heads), tiles_q_(problem.tiles_q()), blocks_k_(problem.blocks_k()) {}
+
+void BlockMask::Allocate() { bits_.assign(batch_ * heads_ * tiles_q_ * row_bytes(), 0); }
+
+BlockMaskView BlockMask::View(std::int64_t b, std::int64_t first_head) const {
+  return RebasedView(bits_.data(), b, first_head);
+}
+
+BlockMaskView BlockMask::RebasedView(const std::uint8_t* base, std::int64_t b,
+                                     std::int64_t first_head) const {
+  if (full()) return {};
+  const std::int64_t head_stride = tiles_q_ * row_bytes();
+  const std::int64_t entry = batch_ == 1 ? 0 : b;
+  const std::int64_t head = heads_ == 1 ? 0 : first_head;
+  return {.bits = base + (entry * heads_ + head) * head_stride,
+          .head_stride_bytes = heads_ == 1 ? 0 : head_stride,
+          .row_stride_bytes = row_bytes()};
+}
+
+std::vector<std::uint8_t> BlockMask::ToDense() const {
+  std::vector<std::uint8_t> dense;
+  if (full()) return dense;
+  dense.reserve(batch_ * heads_ * tiles_q_ * blocks_k_);
+  for (std::size_t row = 0; row < bits_.size(); row += row_bytes()) {
+    for (std::int64_t n = 0; n < blocks_k_; ++n) {
+      dense.push_back((bits_[row + n / 8] >> (n % 8)) & 1);
+    }
+  }
+  return dense;
+}
+
+double MaskDensity(const AttentionProblem& problem, const BlockMask& mask) {
+  std::int64_t listed = 0;
+  std::int64_t existing = 0;
+  for (std::int64_t b = 0; b < problem.batch; ++b) {
+    for (std::int64_t m = 0; m < problem.tiles_q(); ++m) {
+      const std::int64_t end =
+          VisibleBlocks(m, problem.length_q(b), problem.length_k(b), problem.is_causal);
+      // Heads that share a row of the mask are counted once, above and below the line.
+      existing += end * mask.heads();
+      for (std::int64_t h = 0; h < mask.heads(); ++h) {
+        const BlockMaskView view = mask.View(b, h);
+        listed += view.full() ? end : CountBlocks(view.bits + m * view.row_stride_bytes, end);
+      }
+    }
+  }
+  return existing == 0 ? 0.0 : static_cast<double>(listed) / static_cast<double>(existing);
+}
+
+void AppendActiveBlocks(const BlockMaskView& mask, std::int64_t head, std::int64_t tile,
+                        std::int64_t length_q, std::int64_t length_k, bool is_causal,
+                        std::vector<ActiveBlock>* out) {
+  const std::int64_t end = VisibleBlocks(tile, length_q, length_k, is_causal);
+  // Keys before this are seen by every row of the tile: the first row sees the fewest.
+  const std::int64_t common_end =
+      is_causal ? CausalKeyEnd(tile * kBlockM, length_q, length_k) : length_k;
+  for (std::int64_t n = 0; n < end; ++n) {
+    if (!mask.at(head, tile, n)) continue;
+    out->push_back(
+        {.block = static_cast<std::int32_t>(n), .partial = (n + 1) * kBlockN > common_end});
+  }
+}
+
+}  // namespace sage
