@@ -10,12 +10,6 @@
 namespace sage {
 namespace {
 
-// Blocks [first, last] of one row; empty where last < first.
-struct BlockRange {
-  std::int64_t first = 0;
-  std::int64_t last = -1;
-};
-
 std::int64_t FloorDiv(std::int64_t a, std::int64_t b) {
   return a >= 0 ? a / b : -((-a + b - 1) / b);
 }
@@ -23,19 +17,6 @@ std::int64_t FloorDiv(std::int64_t a, std::int64_t b) {
 // Pattern parameters beyond any distance between blocks act like this one, which cannot overflow.
 std::int64_t ClampDistance(std::int64_t blocks) {
   return std::clamp(blocks, -kMaxDimension, kMaxDimension);
-}
-
-void SetBlocks(BlockRange range, std::int64_t blocks_k, std::uint8_t* row) {
-  const std::int64_t end = std::min(range.last + 1, blocks_k);
-  for (std::int64_t n = std::max<std::int64_t>(range.first, 0); n < end;) {
-    if (n % 8 == 0 && end - n >= 8) {
-      row[n / 8] = 0xff;
-      n += 8;
-    } else {
-      row[n / 8] = static_cast<std::uint8_t>(row[n / 8] | (1U << (n % 8)));
-      ++n;
-    }
-  }
 }
 
 // Listed blocks among the first `end` of a packed row.
@@ -83,171 +64,147 @@ absl::Status CheckSize(const AttentionProblem& problem, std::int64_t batch, std:
   return absl::OkStatus();
 }
 
-// The diagonal of a problem, in blocks: s(m) and e(m) of the pattern formulas.
-class Diagonal {
+// The rows of a mask while a pattern is written into them, all bits 0 at first.
+class MaskRows {
  public:
-  explicit Diagonal(const AttentionProblem& problem)
-      : offset_(problem.seqlen_k - problem.seqlen_q) {}
-  std::int64_t first(std::int64_t tile) const {
+  MaskRows(const AttentionProblem& problem, std::int64_t row_bytes, std::uint8_t* bits)
+      : offset_(problem.seqlen_k - problem.seqlen_q),
+        tiles_(problem.tiles_q()),
+        blocks_(problem.blocks_k()),
+        row_bytes_(row_bytes),
+        bits_(bits) {}
+
+  std::int64_t tiles() const { return tiles_; }
+  std::int64_t blocks() const { return blocks_; }
+
+  // s(m) and e(m) of the pattern formulas.
+  std::int64_t DiagonalFirst(std::int64_t tile) const {
     return FloorDiv(tile * kBlockM + offset_, kBlockN);
   }
-  std::int64_t last(std::int64_t tile) const {
+  std::int64_t DiagonalLast(std::int64_t tile) const {
     return FloorDiv(tile * kBlockM + kBlockM - 1 + offset_, kBlockN);
+  }
+
+  // Lists those of blocks [first, last] that exist.
+  void Set(std::int64_t tile, std::int64_t first, std::int64_t last) {
+    std::uint8_t* row = bits_ + tile * row_bytes_;
+    const std::int64_t end = std::min(last + 1, blocks_);
+    for (std::int64_t n = std::max<std::int64_t>(first, 0); n < end;) {
+      if (n % 8 == 0 && end - n >= 8) {
+        row[n / 8] = 0xff;
+        n += 8;
+      } else {
+        row[n / 8] = static_cast<std::uint8_t>(row[n / 8] | (1U << (n % 8)));
+        ++n;
+      }
+    }
   }
 
  private:
   std::int64_t offset_;
+  std::int64_t tiles_;
+  std::int64_t blocks_;
+  std::int64_t row_bytes_;
+  std::uint8_t* bits_;
 };
 
-// Each pattern has a writer: Check() refuses bad parameters, Row() sets the blocks of tile m.
-class SlidingWindowWriter {
- public:
-  SlidingWindowWriter(const AttentionProblem& problem, const SlidingWindowPattern& pattern)
-      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
-  absl::Status Check() const {
-    if (absl::Status status = CheckNotNegative("left_blocks", pattern_.left_blocks); !status.ok()) {
-      return status;
-    }
-    return CheckNotNegative("right_blocks", pattern_.right_blocks);
+absl::Status Fill(const SlidingWindowPattern& pattern, const AttentionProblem& /*problem*/,
+                  MaskRows* rows) {
+  if (absl::Status status = CheckNotNegative("left_blocks", pattern.left_blocks); !status.ok()) {
+    return status;
   }
-  void Row(std::int64_t m, std::uint8_t* row) const {
-    SetBlocks({diagonal_.first(m) - ClampDistance(pattern_.left_blocks),
-               diagonal_.last(m) + ClampDistance(pattern_.right_blocks)},
-              problem_.blocks_k(), row);
+  if (absl::Status status = CheckNotNegative("right_blocks", pattern.right_blocks); !status.ok()) {
+    return status;
   }
+  const std::int64_t left = ClampDistance(pattern.left_blocks);
+  const std::int64_t right = ClampDistance(pattern.right_blocks);
+  for (std::int64_t m = 0; m < rows->tiles(); ++m) {
+    rows->Set(m, rows->DiagonalFirst(m) - left, rows->DiagonalLast(m) + right);
+  }
+  return absl::OkStatus();
+}
 
- private:
-  const AttentionProblem& problem_;
-  const SlidingWindowPattern& pattern_;
-  Diagonal diagonal_;
-};
-
-class SinkWindowWriter {
- public:
-  SinkWindowWriter(const AttentionProblem& problem, const SinkWindowPattern& pattern)
-      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
-  absl::Status Check() const {
-    if (absl::Status status = CheckNotNegative("sink_blocks", pattern_.sink_blocks); !status.ok()) {
-      return status;
-    }
-    return CheckNotNegative("left_blocks", pattern_.left_blocks);
+absl::Status Fill(const SinkWindowPattern& pattern, const AttentionProblem& /*problem*/,
+                  MaskRows* rows) {
+  if (absl::Status status = CheckNotNegative("sink_blocks", pattern.sink_blocks); !status.ok()) {
+    return status;
   }
-  void Row(std::int64_t m, std::uint8_t* row) const {
-    SetBlocks({0, ClampDistance(pattern_.sink_blocks) - 1}, problem_.blocks_k(), row);
-    SetBlocks({diagonal_.first(m) - ClampDistance(pattern_.left_blocks), diagonal_.last(m)},
-              problem_.blocks_k(), row);
+  if (absl::Status status = CheckNotNegative("left_blocks", pattern.left_blocks); !status.ok()) {
+    return status;
   }
-
- private:
-  const AttentionProblem& problem_;
-  const SinkWindowPattern& pattern_;
-  Diagonal diagonal_;
-};
-
-class StridedWriter {
- public:
-  StridedWriter(const AttentionProblem& problem, const StridedPattern& pattern)
-      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
-  absl::Status Check() const {
-    if (pattern_.stride_blocks < 1) {
-      return Refuse("stride_blocks", absl::StrCat(pattern_.stride_blocks), "1 or more");
-    }
-    if (pattern_.phase_blocks < 0 || pattern_.phase_blocks >= pattern_.stride_blocks) {
-      return Refuse("phase_blocks", absl::StrCat(pattern_.phase_blocks),
-                    absl::StrCat("0 to ", pattern_.stride_blocks - 1));
-    }
-    return CheckNotNegative("local_blocks", pattern_.local_blocks);
+  const std::int64_t sink = ClampDistance(pattern.sink_blocks);
+  const std::int64_t left = ClampDistance(pattern.left_blocks);
+  for (std::int64_t m = 0; m < rows->tiles(); ++m) {
+    rows->Set(m, 0, sink - 1);
+    rows->Set(m, rows->DiagonalFirst(m) - left, rows->DiagonalLast(m));
   }
-  void Row(std::int64_t m, std::uint8_t* row) const {
-    const std::int64_t stride = ClampDistance(pattern_.stride_blocks);
-    for (std::int64_t n = pattern_.phase_blocks; n < problem_.blocks_k(); n += stride) {
-      SetBlocks({n, n}, problem_.blocks_k(), row);
-    }
-    if (pattern_.local_blocks == 0) return;
-    SetBlocks({diagonal_.first(m) - ClampDistance(pattern_.local_blocks) + 1, diagonal_.last(m)},
-              problem_.blocks_k(), row);
-  }
+  return absl::OkStatus();
+}
 
- private:
-  const AttentionProblem& problem_;
-  const StridedPattern& pattern_;
-  Diagonal diagonal_;
-};
-
-class BandWriter {
- public:
-  BandWriter(const AttentionProblem& problem, const BandPattern& pattern)
-      : problem_(problem), pattern_(pattern), diagonal_(problem) {}
-  absl::Status Check() const {
-    if (pattern_.upper_blocks >= pattern_.lower_blocks) return absl::OkStatus();
-    return Refuse("upper_blocks", absl::StrCat(pattern_.upper_blocks),
-                  absl::StrCat(pattern_.lower_blocks, " (lower_blocks) or more"));
+absl::Status Fill(const StridedPattern& pattern, const AttentionProblem& /*problem*/,
+                  MaskRows* rows) {
+  if (pattern.stride_blocks < 1) {
+    return Refuse("stride_blocks", absl::StrCat(pattern.stride_blocks), "1 or more");
   }
-  void Row(std::int64_t m, std::uint8_t* row) const {
-    SetBlocks({diagonal_.first(m) + ClampDistance(pattern_.lower_blocks),
-               diagonal_.first(m) + ClampDistance(pattern_.upper_blocks)},
-              problem_.blocks_k(), row);
+  if (pattern.phase_blocks < 0 || pattern.phase_blocks >= pattern.stride_blocks) {
+    return Refuse("phase_blocks", absl::StrCat(pattern.phase_blocks),
+                  absl::StrCat("0 to ", pattern.stride_blocks - 1));
   }
-
- private:
-  const AttentionProblem& problem_;
-  const BandPattern& pattern_;
-  Diagonal diagonal_;
-};
-
-class DocumentWriter {
- public:
-  DocumentWriter(const AttentionProblem& problem, const DocumentPattern& pattern)
-      : problem_(problem), lengths_(pattern.lengths) {}
-  absl::Status Check() {
-    if (problem_.seqlen_q != problem_.seqlen_k) {
-      return Refuse("seqlen_q", absl::StrCat(problem_.seqlen_q),
-                    absl::StrCat(problem_.seqlen_k, " (seqlen_k) with document lengths"));
-    }
-    std::int64_t end = 0;
-    for (std::size_t i = 0; i < lengths_.size(); ++i) {
-      if (lengths_[i] < 1 || lengths_[i] > problem_.seqlen_k - end) {
-        return Refuse(absl::StrCat("lengths[", i, "]"), absl::StrCat(lengths_[i]),
-                      absl::StrCat("1 or more, all adding up to ", problem_.seqlen_k));
-      }
-      end += lengths_[i];
-      ends_.push_back(end);
-    }
-    if (end != problem_.seqlen_k) {
-      return Refuse("lengths", absl::StrCat("a sum of ", end), absl::StrCat(problem_.seqlen_k));
-    }
-    return absl::OkStatus();
+  if (absl::Status status = CheckNotNegative("local_blocks", pattern.local_blocks); !status.ok()) {
+    return status;
   }
-  // The documents of a tile are neighbours, so the keys they hold are one range.
-  void Row(std::int64_t m, std::uint8_t* row) const {
+  const std::int64_t stride = ClampDistance(pattern.stride_blocks);
+  const std::int64_t local = ClampDistance(pattern.local_blocks);
+  for (std::int64_t m = 0; m < rows->tiles(); ++m) {
+    for (std::int64_t n = pattern.phase_blocks; n < rows->blocks(); n += stride) rows->Set(m, n, n);
+    if (local > 0) rows->Set(m, rows->DiagonalFirst(m) - local + 1, rows->DiagonalLast(m));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Fill(const BandPattern& pattern, const AttentionProblem& /*problem*/, MaskRows* rows) {
+  if (pattern.upper_blocks < pattern.lower_blocks) {
+    return Refuse("upper_blocks", absl::StrCat(pattern.upper_blocks),
+                  absl::StrCat(pattern.lower_blocks, " (lower_blocks) or more"));
+  }
+  const std::int64_t lower = ClampDistance(pattern.lower_blocks);
+  const std::int64_t upper = ClampDistance(pattern.upper_blocks);
+  for (std::int64_t m = 0; m < rows->tiles(); ++m) {
+    rows->Set(m, rows->DiagonalFirst(m) + lower, rows->DiagonalFirst(m) + upper);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Fill(const DocumentPattern& pattern, const AttentionProblem& problem, MaskRows* rows) {
+  if (problem.seqlen_q != problem.seqlen_k) {
+    return Refuse("seqlen_q", absl::StrCat(problem.seqlen_q),
+                  absl::StrCat(problem.seqlen_k, " (seqlen_k) with document lengths"));
+  }
+  std::vector<std::int64_t> ends;  // one past the last token of each document
+  std::int64_t end = 0;
+  for (std::size_t i = 0; i < pattern.lengths.size(); ++i) {
+    const std::int64_t length = pattern.lengths[i];
+    if (length < 1 || length > problem.seqlen_k - end) {
+      return Refuse(absl::StrCat("lengths[", i, "]"), absl::StrCat(length),
+                    absl::StrCat("1 or more, all adding up to ", problem.seqlen_k, " (seqlen_k)"));
+    }
+    end += length;
+    ends.push_back(end);
+  }
+  if (end != problem.seqlen_k) {
+    return Refuse("lengths", absl::StrCat("a sum of ", end),
+                  absl::StrCat(problem.seqlen_k, " (seqlen_k)"));
+  }
+  for (std::int64_t m = 0; m < rows->tiles(); ++m) {
+    // The documents that a tile touches are neighbours, so the keys they hold are one range.
     const std::int64_t first_row = m * kBlockM;
-    const std::int64_t last_row = std::min(first_row + kBlockM, problem_.seqlen_q) - 1;
-    const auto first = std::upper_bound(ends_.begin(), ends_.end(), first_row);
-    const auto last = std::upper_bound(first, ends_.end(), last_row);
-    const std::int64_t key_begin = first == ends_.begin() ? 0 : *(first - 1);
-    SetBlocks({key_begin / kBlockN, (*last - 1) / kBlockN}, problem_.blocks_k(), row);
+    const std::int64_t last_row = std::min(first_row + kBlockM, problem.seqlen_q) - 1;
+    const auto first = std::upper_bound(ends.begin(), ends.end(), first_row);
+    const auto last = std::upper_bound(first, ends.end(), last_row);
+    const std::int64_t first_key = first == ends.begin() ? 0 : *(first - 1);
+    rows->Set(m, first_key / kBlockN, (*last - 1) / kBlockN);
   }
-
- private:
-  const AttentionProblem& problem_;
-  const std::vector<std::int64_t>& lengths_;
-  std::vector<std::int64_t> ends_;  // one past the last token of each document
-};
-
-SlidingWindowWriter MakeWriter(const AttentionProblem& problem, const SlidingWindowPattern& p) {
-  return {problem, p};
-}
-SinkWindowWriter MakeWriter(const AttentionProblem& problem, const SinkWindowPattern& p) {
-  return {problem, p};
-}
-StridedWriter MakeWriter(const AttentionProblem& problem, const StridedPattern& p) {
-  return {problem, p};
-}
-BandWriter MakeWriter(const AttentionProblem& problem, const BandPattern& p) {
-  return {problem, p};
-}
-DocumentWriter MakeWriter(const AttentionProblem& problem, const DocumentPattern& p) {
-  return {problem, p};
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -296,18 +253,13 @@ absl::StatusOr<BlockMask> BlockMask::FromPacked(const AttentionProblem& problem,
 
 absl::StatusOr<BlockMask> BlockMask::FromPattern(const AttentionProblem& problem,
                                                  const MaskPattern& pattern) {
-  return std::visit(
-      [&problem](const auto& parameters) -> absl::StatusOr<BlockMask> {
-        auto writer = MakeWriter(problem, parameters);
-        if (absl::Status status = writer.Check(); !status.ok()) return status;
-        BlockMask mask(problem, 1, 1);
-        mask.Allocate();
-        for (std::int64_t m = 0; m < mask.tiles_q_; ++m) {
-          writer.Row(m, mask.bits_.data() + m * mask.row_bytes());
-        }
-        return mask;
-      },
-      pattern);
+  BlockMask mask(problem, 1, 1);
+  mask.Allocate();
+  MaskRows rows(problem, mask.row_bytes(), mask.bits_.data());
+  absl::Status status =
+      std::visit([&](const auto& parameters) { return Fill(parameters, problem, &rows); }, pattern);
+  if (!status.ok()) return status;
+  return mask;
 }
 
 BlockMask::BlockMask(const AttentionProblem& problem, std::int64_t batch, std::int64_t heads)
