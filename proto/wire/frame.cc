@@ -29,7 +29,8 @@ absl::Status Malformed() {
 absl::Status ParseFrame(const grpc::ByteBuffer& frame, google::protobuf::MessageLite* small,
                         FrameData* data) {
   *data = {};
-  // Everything but `data`, byte for byte; small by contract, bounded by the transport's message limit.
+  // Everything but `data`, byte for byte; small by contract, bounded by the transport's message
+  // limit.
   std::string rest;
   grpc::ByteBuffer view(frame);  // shares the slices; a reader wants a mutable buffer
   grpc::ProtoBufferReader reader(&view);
@@ -54,20 +55,28 @@ absl::Status ParseFrame(const grpc::ByteBuffer& frame, google::protobuf::Message
   return small->ParseFromString(rest) ? absl::OkStatus() : Malformed();
 }
 
-std::uint32_t CopyFrameData(const grpc::ByteBuffer& frame, FrameData data,
-                            std::span<std::byte> destination, bool with_crc) {
+void VisitFrameData(const grpc::ByteBuffer& frame, FrameData data,
+                    absl::FunctionRef<void(std::span<const std::byte>)> visit) {
   grpc::ByteBuffer view(frame);
   grpc::ProtoBufferReader reader(&view);
   reader.Skip(static_cast<int>(data.offset));
-  std::uint32_t crc = 0;
   const void* piece = nullptr;
   int piece_size = 0;
-  while (!destination.empty() && reader.Next(&piece, &piece_size)) {
-    const std::size_t size = std::min<std::size_t>(piece_size, destination.size());
-    std::memcpy(destination.data(), piece, size);
-    if (with_crc) crc = ExtendCrc32c(crc, destination.data(), size);
-    destination = destination.subspan(size);
+  while (data.size > 0 && reader.Next(&piece, &piece_size)) {
+    const std::size_t size = std::min<std::size_t>(piece_size, data.size);
+    visit({static_cast<const std::byte*>(piece), size});
+    data.size -= size;
   }
+}
+
+std::uint32_t CopyFrameData(const grpc::ByteBuffer& frame, FrameData data,
+                            std::span<std::byte> destination, bool with_crc) {
+  std::uint32_t crc = 0;
+  VisitFrameData(frame, data, [&](std::span<const std::byte> piece) {
+    std::memcpy(destination.data(), piece.data(), piece.size());
+    if (with_crc) crc = ExtendCrc32c(crc, destination.data(), piece.size());
+    destination = destination.subspan(piece.size());
+  });
   return crc;
 }
 

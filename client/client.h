@@ -1,0 +1,93 @@
+// The client: attention as a call to a sage-server.
+//
+//   auto client = sage::Client::Connect({.target = "127.0.0.1:50051"});
+//   sage::AttendRequest request;
+//   request.problem = {...};
+//   request.q = q; request.k = k; request.v = v; request.out = out;
+//   absl::StatusOr<sage::AttendReport> report = (*client)->Attend(request);
+#ifndef SAGE_CLIENT_CLIENT_H_
+#define SAGE_CLIENT_CLIENT_H_
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/attend_request.h"
+#include "sage/v1/server.pb.h"
+
+namespace grpc {
+class Channel;
+}
+
+namespace sage {
+
+struct ClientOptions {
+  std::string target = "127.0.0.1:50051";  // host:port, or unix:/path of a socket
+  absl::Duration default_timeout = absl::InfiniteDuration();
+  // Requests whose messages, both ways, stay within this are sent as one message; all others are
+  // streamed. The server takes up to 3 MiB, ordinary stubs receive up to 4.
+  std::size_t inline_limit_bytes = 5 << 19;
+  // Payload of one streamed message; the server may ask for less.
+  std::size_t chunk_bytes = 1 << 20;
+};
+
+// A running AttendAsync. Copies refer to the same call; an empty one, or one whose call is over,
+// does nothing.
+class AttendCall {
+ public:
+  AttendCall() = default;
+  explicit AttendCall(std::function<void()> cancel) : cancel_(std::move(cancel)) {}
+
+  // Asks for an early end: completion still comes, with CANCELLED unless the call was already over.
+  // Thread-safe.
+  void Cancel() const {
+    if (cancel_) cancel_();
+  }
+
+ private:
+  std::function<void()> cancel_;
+};
+
+// One connection to one server. Thread-safe; any number of calls may run at once.
+//
+// Errors are the server's (proto/sage/v1/attention.proto), with its details appended to the
+// message, and these of the client itself: INVALID_ARGUMENT for a request that is not valid,
+// UNAVAILABLE where the server cannot be reached, INTERNAL or DATA_LOSS for an answer that breaks
+// the protocol. Nothing is retried.
+class Client {
+ public:
+  using AttendCallback = std::function<void(absl::StatusOr<AttendReport>)>;
+
+  // Prepares the connection; it is made by the first call. INVALID_ARGUMENT for a bad option.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
+  // Calls still running keep their connection; end them first where their memory goes away.
+  ~Client() = default;
+
+  // On failure, `out` and `lse` hold unspecified values. Blocks until completion.
+  absl::StatusOr<AttendReport> Attend(const AttendRequest& request);
+
+  // Calls `done` exactly once, on a thread of the library or before returning; it must not block.
+  // The request's tensors may be freed once `done` is called, not before: a cancelled call may hold
+  // them for as long as the socket has bytes to write, at most about 40 s where the peer is gone.
+  AttendCall AttendAsync(AttendRequest request, AttendCallback done);
+
+  absl::StatusOr<v1::ServerInfo> GetInfo(absl::Duration timeout = absl::ZeroDuration());
+  absl::StatusOr<v1::Statistics> GetStatistics(absl::Duration timeout = absl::ZeroDuration());
+
+  const ClientOptions& options() const { return options_; }
+
+ private:
+  Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel);
+  absl::Duration TimeoutOr(absl::Duration timeout) const;
+
+  const ClientOptions options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+};
+
+}  // namespace sage
+
+#endif  // SAGE_CLIENT_CLIENT_H_

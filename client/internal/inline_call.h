@@ -1,0 +1,24 @@
+// One unary Attend, for requests small enough to travel as one message.
+#ifndef SAGE_CLIENT_INTERNAL_INLINE_CALL_H_
+#define SAGE_CLIENT_INTERNAL_INLINE_CALL_H_
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "client/attend_request.h"
+#include "client/client.h"
+
+namespace sage::internal {
+
+// Upper bound of the larger of the two messages that the request would travel in.
+std::size_t InlineMessageBytes(const AttendRequest& request);
+
+// `request` has passed CheckRequest(). `deadline` may be infinite.
+AttendCall StartInlineCall(const std::shared_ptr<grpc::Channel>& channel,
+                           const ClientOptions& options, AttendRequest request, absl::Time deadline,
+                           Client::AttendCallback done);
+
+}  // namespace sage::internal
+
+#endif  // SAGE_CLIENT_INTERNAL_INLINE_CALL_H_

@@ -1,0 +1,325 @@
+#include "client/internal/stream_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/convert.h"
+#include "client/internal/status.h"
+#include "client/internal/wire_header.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "proto/wire/crc32c.h"
+
+namespace sage::internal {
+namespace {
+
+constexpr char kMethod[] = "/sage.v1.Attention/AttendStream";
+
+absl::Status BrokenProtocol(const std::string& what) {
+  return absl::InternalError(absl::StrCat("the server broke the protocol: ", what));
+}
+
+// The same piece of a tensor whose elements are twice as wide.
+PieceRuns Doubled(const PieceRuns& runs) {
+  return {2 * runs.offset, 2 * runs.stride_bytes, 2 * runs.run_bytes, runs.count};
+}
+
+}  // namespace
+
+// Memory of a gathered chunk, while the transport holds it.
+struct StreamCall::SendBuffer {
+  StreamCall* call;
+  std::unique_ptr<std::byte[]> data;
+};
+
+AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options,
+                             AttendRequest request, absl::Time deadline,
+                             Client::AttendCallback done) {
+  auto call = std::make_shared<StreamCall>(options, std::move(request), std::move(done));
+  call->self_ = call;
+  if (deadline != absl::InfiniteFuture()) {
+    call->context_.set_deadline(absl::ToChronoTime(deadline));
+  }
+  grpc::GenericStub stub(std::move(channel));
+  stub.PrepareBidiStreamingCall(&call->context_, kMethod, {}, call.get());
+
+  v1::AttendStreamRequest first;
+  *first.mutable_header() = MakeHeader(call->request_);
+  call->outgoing_ = MakeFrame(first);
+  call->StartWrite(&call->outgoing_);
+  call->StartRead(&call->incoming_);
+  call->StartCall();
+
+  return AttendCall([weak = std::weak_ptr<StreamCall>(call)] {
+    if (const std::shared_ptr<StreamCall> running = weak.lock()) running->context_.TryCancel();
+  });
+}
+
+StreamCall::StreamCall(const ClientOptions& options, AttendRequest request,
+                       Client::AttendCallback done)
+    : options_(options), request_(std::move(request)), done_(std::move(done)) {}
+
+void StreamCall::OnWriteDone(bool ok) {
+  if (!ok) return;  // the call is over; OnDone says why
+  outgoing_.Clear();
+  const PayloadChunk& chunk = outgoing_chunk_;
+  if (chunk.size > 0 && request_.on_range_done) {
+    const std::int64_t scale = request_.float32_inputs ? 2 : 1;
+    ReportRange(Tensor(chunk.tensor), chunk.runs, chunk.offset, chunk.size, scale);
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+  }
+  Pump();
+}
+
+void StreamCall::OnReadDone(bool ok) {
+  if (!ok) return;  // no more messages; OnDone follows
+  if (absl::Status status = HandleResponse(); !status.ok()) {
+    Fail(std::move(status));
+    return;
+  }
+  incoming_.Clear();
+  StartRead(&incoming_);
+  Pump();
+}
+
+void StreamCall::OnDone(const grpc::Status& status) {
+  final_status_ = status;
+  outgoing_.Clear();
+  Unhold();
+}
+
+absl::Status StreamCall::HandleResponse() {
+  v1::AttendStreamResponse message;
+  FrameData data;
+  if (absl::Status status = ParseFrame(incoming_, &message, &data); !status.ok()) {
+    return BrokenProtocol("a message that is not valid protobuf");
+  }
+  if (trailer_) return BrokenProtocol("a message after the trailer");
+  if (!plan_) {
+    if (!message.has_accepted()) return BrokenProtocol("no plan in the first message");
+    return HandlePlan(message.accepted());
+  }
+  if (message.has_trailer()) {
+    trailer_ = std::move(*message.mutable_trailer());
+    return absl::OkStatus();
+  }
+  if (!message.has_chunk()) return BrokenProtocol("a message that is neither chunk nor trailer");
+  return HandleChunk(message.chunk(), data);
+}
+
+absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
+  absl::StatusOr<UnitPlan> plan = CheckPlan(request_.problem, accepted);
+  if (!plan.ok()) return plan.status();
+  server_id_ = accepted.server_id();
+  plan_ = *std::move(plan);
+  absl::MutexLock lock(&mutex_);
+  progress_.resize(plan_->units.size());
+  cursor_.emplace(&*plan_, std::min(static_cast<std::int64_t>(options_.chunk_bytes),
+                                    std::min(plan_->max_chunk_bytes, plan_->window_bytes)));
+  return absl::OkStatus();
+}
+
+absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
+  if (chunk.unit() >= plan_->units.size()) {
+    return BrokenProtocol(
+        absl::StrCat("a chunk of unit ", chunk.unit(), ", of ", plan_->units.size()));
+  }
+  const PlannedUnit& unit = plan_->units[chunk.unit()];
+  const bool is_lse = chunk.tensor() == v1::TENSOR_ROLE_LSE;
+  if (!is_lse && chunk.tensor() != v1::TENSOR_ROLE_OUTPUT) {
+    return BrokenProtocol(absl::StrCat("a chunk of tensor ", chunk.tensor()));
+  }
+  const PieceRuns& runs = is_lse ? unit.lse : unit.out;
+  const auto size = static_cast<std::int64_t>(data.size);
+  std::int64_t received;
+  {
+    absl::MutexLock lock(&mutex_);
+    UnitProgress& progress = progress_[chunk.unit()];
+    received = is_lse ? progress.lse : progress.out;
+    if (chunk.offset() != static_cast<std::uint64_t>(received) || size > runs.bytes() - received) {
+      return BrokenProtocol(absl::StrCat("bytes ", chunk.offset(), " to ",
+                                         chunk.offset() + data.size, " of unit ", chunk.unit(),
+                                         " where ", received, " of ", runs.bytes(), " had come"));
+    }
+  }
+
+  auto* whole =
+      is_lse ? reinterpret_cast<std::byte*>(request_.lse) : static_cast<std::byte*>(request_.out);
+  std::uint32_t crc = 0;
+  std::int64_t at = received;
+  VisitFrameData(incoming_, data, [&](std::span<const std::byte> piece) {
+    const auto bytes = static_cast<std::int64_t>(piece.size());
+    if (chunk.has_crc32c()) crc = ExtendCrc32c(crc, piece.data(), piece.size());
+    ScatterPiece(runs, piece.data(), at, bytes, whole);
+    at += bytes;
+  });
+  if (chunk.has_crc32c() && crc != chunk.crc32c()) {
+    return absl::DataLossError(absl::StrCat("output of unit ", chunk.unit(), " at byte ",
+                                            chunk.offset(), " arrived damaged: crc32c ", crc,
+                                            ", sent as ", chunk.crc32c()));
+  }
+  if (request_.on_range_done && size > 0) ReportRange(whole, runs, received, size, 1);
+
+  {
+    absl::MutexLock lock(&mutex_);
+    UnitProgress& progress = progress_[chunk.unit()];
+    (is_lse ? progress.lse : progress.out) = at;
+    if (size == 0 || progress.out != unit.out.bytes() || progress.lse != unit.lse.bytes()) {
+      return absl::OkStatus();
+    }
+    if (progress.sent != unit.payload_bytes()) {
+      return BrokenProtocol(
+          absl::StrCat("unit ", chunk.unit(), " was answered before all of it was sent"));
+    }
+    in_window_ -= progress.sent;
+  }
+  ++units_done_;
+  if (request_.on_unit_done) {
+    absl::MutexLock lock(&hook_mutex_);
+    request_.on_unit_done(units_done_, static_cast<std::int64_t>(plan_->units.size()));
+  }
+  return absl::OkStatus();
+}
+
+void StreamCall::Pump() {
+  PayloadChunk chunk;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (writing_ || writes_done_ || !cursor_ || !failure_.ok()) return;
+    if (cursor_->done()) {
+      writes_done_ = true;
+    } else {
+      chunk = cursor_->Next();
+      if (in_window_ + chunk.size > plan_->window_bytes) return;
+      cursor_->Advance();
+      progress_[chunk.unit].sent += chunk.size;
+      in_window_ += chunk.size;
+      writing_ = true;
+    }
+  }
+  if (chunk.size == 0) {
+    StartWritesDone();
+    return;
+  }
+  absl::StatusOr<grpc::Slice> payload = TakePayload(chunk);
+  if (!payload.ok()) {
+    Fail(payload.status());
+    return;
+  }
+  v1::AttendStreamRequest message;
+  message.mutable_chunk()->set_tensor(chunk.tensor);
+  message.mutable_chunk()->set_unit(chunk.unit);
+  message.mutable_chunk()->set_offset(chunk.offset);
+  if (request_.checksums) {
+    message.mutable_chunk()->set_crc32c(ExtendCrc32c(0, payload->begin(), payload->size()));
+  }
+  outgoing_chunk_ = chunk;
+  outgoing_ = MakeFrame(message, *std::move(payload));
+  StartWrite(&outgoing_);
+}
+
+absl::StatusOr<grpc::Slice> StreamCall::TakePayload(const PayloadChunk& chunk) {
+  const std::byte* tensor = Tensor(chunk.tensor);
+  if (chunk.contiguous && !request_.float32_inputs) {
+    holds_.fetch_add(1, std::memory_order_relaxed);
+    auto* bytes = const_cast<std::byte*>(tensor + chunk.tensor_offset);  // only ever read
+    return grpc::Slice(bytes, chunk.size, &ReleaseBorrowed, this);
+  }
+
+  auto buffer = std::make_unique<SendBuffer>();
+  buffer->call = this;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!spare_buffers_.empty()) {
+      buffer->data = std::move(spare_buffers_.back());
+      spare_buffers_.pop_back();
+    }
+  }
+  const std::size_t scale = request_.float32_inputs ? 2 : 1;
+  if (buffer->data == nullptr) {
+    buffer->data = std::make_unique_for_overwrite<std::byte[]>(options_.chunk_bytes * scale);
+  }
+  std::byte* data = buffer->data.get();
+  if (request_.float32_inputs) {
+    GatherPiece(Doubled(chunk.runs), tensor, 2 * chunk.offset, 2 * chunk.size, data);
+    const auto count = chunk.size / static_cast<std::int64_t>(SizeOf(request_.problem.dtype));
+    if (absl::Status status = ConvertFromFloat32(data, count, request_.problem.dtype, data);
+        !status.ok()) {
+      return status;
+    }
+  } else {
+    GatherPiece(chunk.runs, tensor, chunk.offset, chunk.size, data);
+  }
+  holds_.fetch_add(1, std::memory_order_relaxed);
+  return grpc::Slice(data, chunk.size, &ReleaseBuffer, buffer.release());
+}
+
+const std::byte* StreamCall::Tensor(v1::TensorRole role) const {
+  const void* tensor = role == v1::TENSOR_ROLE_Q   ? request_.q
+                       : role == v1::TENSOR_ROLE_K ? request_.k
+                                                   : request_.v;
+  return static_cast<const std::byte*>(tensor);
+}
+
+void StreamCall::ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
+                             std::int64_t size, std::int64_t scale) {
+  const auto position = [&runs](std::int64_t at) {
+    return runs.offset + at / runs.run_bytes * runs.stride_bytes + at % runs.run_bytes;
+  };
+  const std::int64_t begin = position(offset);
+  const std::int64_t end = position(offset + size - 1) + 1;
+  absl::MutexLock lock(&hook_mutex_);
+  request_.on_range_done(tensor + scale * begin, scale * (end - begin));
+}
+
+void StreamCall::Fail(absl::Status status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (failure_.ok()) failure_ = std::move(status);
+  }
+  context_.TryCancel();
+}
+
+void StreamCall::Unhold() {
+  if (holds_.fetch_sub(1, std::memory_order_acq_rel) == 1) Complete();
+}
+
+void StreamCall::Complete() {
+  const std::shared_ptr<StreamCall> self = std::move(self_);
+  done_(Result());
+}
+
+absl::StatusOr<AttendReport> StreamCall::Result() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!failure_.ok()) return failure_;
+  }
+  if (!final_status_.ok()) return FromGrpc(final_status_, options_.target);
+  if (!trailer_) return BrokenProtocol("it ended without a trailer");
+  if (units_done_ != static_cast<std::int64_t>(plan_->units.size())) {
+    return BrokenProtocol(
+        absl::StrCat("it ended after ", units_done_, " of ", plan_->units.size(), " units"));
+  }
+  AttendReport report = MakeReport(*trailer_);
+  report.server_id = server_id_;
+  report.wall_seconds = absl::ToDoubleSeconds(absl::Now() - started_);
+  return report;
+}
+
+void StreamCall::ReleaseBorrowed(void* call) { static_cast<StreamCall*>(call)->Unhold(); }
+
+void StreamCall::ReleaseBuffer(void* buffer) {
+  const std::unique_ptr<SendBuffer> owned(static_cast<SendBuffer*>(buffer));
+  StreamCall* call = owned->call;
+  {
+    absl::MutexLock lock(&call->mutex_);
+    call->spare_buffers_.push_back(std::move(owned->data));
+  }
+  call->Unhold();
+}
+
+}  // namespace sage::internal

@@ -1,0 +1,120 @@
+// One AttendStream: follows the server's plan, straight from and to the caller's memory.
+#ifndef SAGE_CLIENT_INTERNAL_STREAM_CALL_H_
+#define SAGE_CLIENT_INTERNAL_STREAM_CALL_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "client/attend_request.h"
+#include "client/client.h"
+#include "client/internal/payload_cursor.h"
+#include "client/internal/unit_plan.h"
+#include "grpcpp/client_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/client_callback.h"
+#include "grpcpp/support/slice.h"
+#include "proto/wire/frame.h"
+#include "sage/v1/attention.pb.h"
+
+namespace sage::internal {
+
+// Reads and writes at the same time: one write in flight, one read always pending. Writing pauses
+// where the window is full and goes on from the read that empties it. The caller's memory is given
+// to the transport as it lies wherever a stretch of it is long enough; `done` is called when the
+// RPC has ended *and* the transport has let go of that memory.
+//
+// Owns itself from Start() to completion. Reactions come from gRPC's threads, reads and writes
+// possibly at once; mutex_ guards what they share and is not held across calls into gRPC, which may
+// run a reaction before they return.
+class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  // `request` has passed CheckRequest(). `deadline` may be infinite.
+  static AttendCall Start(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options,
+                          AttendRequest request, absl::Time deadline, Client::AttendCallback done);
+
+  StreamCall(const ClientOptions& options, AttendRequest request, Client::AttendCallback done);
+  ~StreamCall() override = default;
+
+ private:
+  struct SendBuffer;
+
+  // What came back of a unit so far, in bytes.
+  struct UnitProgress {
+    std::int64_t out = 0;
+    std::int64_t lse = 0;
+    std::int64_t sent = 0;  // payload; counts against the window until the unit is back
+  };
+
+  void OnWriteDone(bool ok) override;
+  void OnReadDone(bool ok) override;
+  void OnDone(const grpc::Status& status) override;
+
+  absl::Status HandleResponse() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status HandlePlan(const v1::Accepted& accepted) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status HandleChunk(const v1::Chunk& chunk, FrameData data) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Starts the next write if there is one to start.
+  void Pump() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<grpc::Slice> TakePayload(const PayloadChunk& chunk);
+  const std::byte* Tensor(v1::TensorRole role) const;
+  // Tells the caller of bytes [offset, offset + size) of a piece; `scale` is the width of elements
+  // in memory over that on the wire.
+  void ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
+                   std::int64_t size, std::int64_t scale);
+
+  // Records the first failure found on this side and ends the call.
+  void Fail(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // The RPC and every slice of memory that the transport still holds keep the call alive; the last
+  // one to go completes it.
+  void Unhold();
+  void Complete();
+  absl::StatusOr<AttendReport> Result();
+  static void ReleaseBorrowed(void* call);
+  static void ReleaseBuffer(void* buffer);
+
+  const ClientOptions options_;
+  const AttendRequest request_;
+  const Client::AttendCallback done_;
+  const absl::Time started_ = absl::Now();
+  std::shared_ptr<StreamCall> self_;  // reset on completion
+  grpc::ClientContext context_;
+  std::atomic<std::int64_t> holds_{1};
+  grpc::Status final_status_;
+
+  // Reading; touched by one reaction at a time.
+  grpc::ByteBuffer incoming_;
+  std::optional<v1::AttendTrailer> trailer_;
+  std::string server_id_;
+  std::int64_t units_done_ = 0;
+
+  // Written once, before the first payload is sent.
+  std::optional<UnitPlan> plan_;
+
+  // Writing.
+  grpc::ByteBuffer outgoing_;
+  PayloadChunk outgoing_chunk_;
+  absl::Mutex mutex_;
+  std::vector<UnitProgress> progress_ ABSL_GUARDED_BY(mutex_);
+  std::optional<PayloadCursor> cursor_ ABSL_GUARDED_BY(mutex_);
+  std::int64_t in_window_ ABSL_GUARDED_BY(mutex_) = 0;  // sent bytes of units not yet back
+  bool writing_ ABSL_GUARDED_BY(mutex_) = true;         // the header is the first write
+  bool writes_done_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<std::byte[]>> spare_buffers_ ABSL_GUARDED_BY(mutex_);
+
+  absl::Mutex hook_mutex_;  // held while a hook of the request runs
+};
+
+}  // namespace sage::internal
+
+#endif  // SAGE_CLIENT_INTERNAL_STREAM_CALL_H_

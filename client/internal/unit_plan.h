@@ -1,0 +1,38 @@
+// The server's plan of a streamed request, checked before anything is trusted.
+#ifndef SAGE_CLIENT_INTERNAL_UNIT_PLAN_H_
+#define SAGE_CLIENT_INTERNAL_UNIT_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/attention.h"
+#include "kernels/tensor_piece.h"
+#include "sage/v1/attention.pb.h"
+
+namespace sage::internal {
+
+// What travels for one unit, in bytes as on the wire. Pieces that do not travel are empty.
+struct PlannedUnit {
+  PieceRuns q;
+  PieceRuns k;
+  PieceRuns v;
+  PieceRuns out;
+  PieceRuns lse;
+
+  std::int64_t payload_bytes() const { return q.bytes() + k.bytes() + v.bytes(); }
+};
+
+struct UnitPlan {
+  std::vector<PlannedUnit> units;
+  std::int64_t window_bytes = 0;
+  std::int64_t max_chunk_bytes = 0;
+};
+
+// INTERNAL, saying what is wrong, unless the units lie within the problem, cover every query row of
+// every head exactly once, name an earlier carrier of the same k and v, and fit the window.
+absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted);
+
+}  // namespace sage::internal
+
+#endif  // SAGE_CLIENT_INTERNAL_UNIT_PLAN_H_

@@ -1,0 +1,160 @@
+#include "client/internal/wire_header.h"
+
+#include <algorithm>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+
+namespace sage::internal {
+namespace {
+
+constexpr std::size_t kMaxRequestIdLength = 64;
+
+v1::DataType ToWire(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return v1::DATA_TYPE_FLOAT16;
+    case DType::kBFloat16:
+      return v1::DATA_TYPE_BFLOAT16;
+    case DType::kFloat32:
+      return v1::DATA_TYPE_FLOAT32;
+  }
+  return v1::DATA_TYPE_UNSPECIFIED;
+}
+
+v1::Precision ToWire(Precision precision) {
+  switch (precision) {
+    case Precision::kQkInt8PvFp16:
+      return v1::PRECISION_QK_INT8_PV_FP16;
+    case Precision::kQkInt8PvFp8:
+      return v1::PRECISION_QK_INT8_PV_FP8;
+    case Precision::kFp16:
+      return v1::PRECISION_FP16;
+  }
+  return v1::PRECISION_UNSPECIFIED;
+}
+
+void FillPattern(const SlidingWindowPattern& pattern, v1::MaskPattern* wire) {
+  wire->mutable_sliding_window()->set_left_blocks(pattern.left_blocks);
+  wire->mutable_sliding_window()->set_right_blocks(pattern.right_blocks);
+}
+
+void FillPattern(const SinkWindowPattern& pattern, v1::MaskPattern* wire) {
+  wire->mutable_sink_window()->set_sink_blocks(pattern.sink_blocks);
+  wire->mutable_sink_window()->set_left_blocks(pattern.left_blocks);
+}
+
+void FillPattern(const StridedPattern& pattern, v1::MaskPattern* wire) {
+  wire->mutable_strided()->set_stride_blocks(pattern.stride_blocks);
+  wire->mutable_strided()->set_phase_blocks(pattern.phase_blocks);
+  wire->mutable_strided()->set_local_blocks(pattern.local_blocks);
+}
+
+void FillPattern(const BandPattern& pattern, v1::MaskPattern* wire) {
+  wire->mutable_band()->set_lower_blocks(pattern.lower_blocks);
+  wire->mutable_band()->set_upper_blocks(pattern.upper_blocks);
+}
+
+void FillPattern(const DocumentPattern& pattern, v1::MaskPattern* wire) {
+  wire->mutable_documents()->mutable_lengths()->Add(pattern.lengths.begin(), pattern.lengths.end());
+}
+
+void FillMask(const RequestMask& mask, v1::AttendHeader* header) {
+  if (const auto* packed = std::get_if<const BlockMask*>(&mask)) {
+    if ((*packed)->full()) return;
+    v1::PackedBlockMask* wire = header->mutable_mask()->mutable_packed();
+    wire->set_batch((*packed)->batch());
+    wire->set_num_heads((*packed)->heads());
+    wire->set_bits((*packed)->bits().data(), (*packed)->bits().size());
+  } else if (const auto* pattern = std::get_if<MaskPattern>(&mask)) {
+    v1::MaskPattern* wire = header->mutable_mask()->mutable_pattern();
+    std::visit([wire](const auto& kind) { FillPattern(kind, wire); }, *pattern);
+  }
+}
+
+absl::Status CheckMask(const AttentionProblem& problem, const RequestMask& mask) {
+  const auto* packed = std::get_if<const BlockMask*>(&mask);
+  if (packed == nullptr) return absl::OkStatus();
+  if (*packed == nullptr) return absl::InvalidArgumentError("mask: null");
+  const BlockMask& m = **packed;
+  if (m.full()) return absl::OkStatus();
+  if ((m.batch() == 1 || m.batch() == problem.batch) &&
+      (m.heads() == 1 || m.heads() == problem.num_heads_q) && m.tiles_q() == problem.tiles_q() &&
+      m.blocks_k() == problem.blocks_k()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("mask: [", m.batch(), ", ", m.heads(), ", ", m.tiles_q(), ", ", m.blocks_k(),
+                   "], made for another problem; this one takes [1 or ", problem.batch, ", 1 or ",
+                   problem.num_heads_q, ", ", problem.tiles_q(), ", ", problem.blocks_k(), "]"));
+}
+
+}  // namespace
+
+absl::Status CheckRequest(const AttendRequest& request) {
+  const AttentionProblem& problem = request.problem;
+  if (absl::Status status = ValidateProblem(problem); !status.ok()) return status;
+  if (request.q == nullptr || request.k == nullptr || request.v == nullptr) {
+    return absl::InvalidArgumentError("q, k, v: a null pointer; all three are required");
+  }
+  if (request.out == nullptr) return absl::InvalidArgumentError("out: a null pointer");
+  if ((request.lse != nullptr) != problem.return_lse) {
+    return absl::InvalidArgumentError(problem.return_lse
+                                          ? "lse: a null pointer, but problem.return_lse is set"
+                                          : "lse: given, but problem.return_lse is not set");
+  }
+  if (request.request_id.size() > kMaxRequestIdLength ||
+      !std::all_of(request.request_id.begin(), request.request_id.end(),
+                   [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); })) {
+    return absl::InvalidArgumentError("request_id: takes up to 64 printable ASCII characters");
+  }
+  return CheckMask(problem, request.mask);
+}
+
+v1::AttendHeader MakeHeader(const AttendRequest& request) {
+  const AttentionProblem& problem = request.problem;
+  v1::AttendHeader header;
+  v1::AttentionShape* shape = header.mutable_shape();
+  shape->set_batch(problem.batch);
+  shape->set_num_heads_q(problem.num_heads_q);
+  shape->set_num_heads_kv(problem.num_heads_kv);
+  shape->set_seqlen_q(problem.seqlen_q);
+  shape->set_seqlen_k(problem.seqlen_k);
+  shape->set_head_dim(problem.head_dim);
+  header.set_dtype(ToWire(problem.dtype));
+  header.set_output_dtype(ToWire(problem.output_dtype));
+  header.set_layout(problem.layout == Layout::kHnd ? v1::LAYOUT_HND : v1::LAYOUT_NHD);
+  header.set_precision(ToWire(problem.precision));
+  header.set_is_causal(problem.is_causal);
+  if (problem.softmax_scale) header.set_softmax_scale(*problem.softmax_scale);
+  header.set_return_lse(problem.return_lse);
+  header.mutable_seqlens_q()->Add(problem.seqlens_q.begin(), problem.seqlens_q.end());
+  header.mutable_seqlens_k()->Add(problem.seqlens_k.begin(), problem.seqlens_k.end());
+  FillMask(request.mask, &header);
+  header.set_request_id(request.request_id);
+  return header;
+}
+
+AttendReport MakeReport(const v1::AttendTrailer& trailer) {
+  AttendReport report;
+  report.request_id = trailer.request_id();
+  const v1::Timings& timings = trailer.timings();
+  report.stages = {.recv = timings.recv(),
+                   .queue = timings.queue(),
+                   .h2d = timings.h2d(),
+                   .prepare = timings.prepare(),
+                   .kernel = timings.kernel(),
+                   .d2h = timings.d2h(),
+                   .send = timings.send(),
+                   .total = timings.total()};
+  report.effective_tops = trailer.effective_tops();
+  report.block_density = trailer.block_density();
+  report.bytes_in = trailer.bytes_in();
+  report.bytes_out = trailer.bytes_out();
+  return report;
+}
+
+}  // namespace sage::internal
