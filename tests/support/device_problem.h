@@ -1,0 +1,46 @@
+// A whole attention problem in a backend's memory, cut into tasks as a test wants them.
+#ifndef SAGE_TESTS_SUPPORT_DEVICE_PROBLEM_H_
+#define SAGE_TESTS_SUPPORT_DEVICE_PROBLEM_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/backend.h"
+#include "kernels/block_mask.h"
+#include "tests/support/problem_generator.h"
+
+namespace sage::testing {
+
+// Failures of the backend end the program: tests have no use for what would follow.
+class DeviceProblem {
+ public:
+  // Copies the tensors and the mask to device memory, and poison to that of the output and lse.
+  DeviceProblem(Backend& backend, Stream& stream, const AttentionProblem& problem,
+                const ProblemData& data, const BlockMask& mask);
+
+  // Issues the preparation of K and V of every batch entry.
+  void Prepare(Stream& stream) const;
+
+  // One task for each batch entry and range of `tiles` query tiles; 0: all tiles.
+  std::vector<AttendTask> Tasks(std::int64_t tiles = 0) const;
+
+  // Copies the output and lse of tasks cut so back, and waits for the stream.
+  PoisonedOutput Download(Stream& stream, std::int64_t tiles = 0) const;
+
+ private:
+  const AttentionProblem problem_;
+  const BlockMask mask_;
+  Memory q_, k_, v_, mask_bits_, out_, lse_;
+  std::vector<KvTask> kv_tasks_;  // by batch entry
+  std::vector<Memory> prepared_;  // likewise
+};
+
+// Prepares, attends all tasks in one call, and downloads.
+PoisonedOutput RunProblem(Backend& backend, const AttentionProblem& problem,
+                          const ProblemData& data, const BlockMask& mask = {},
+                          std::int64_t tiles_per_task = 0);
+
+}  // namespace sage::testing
+
+#endif  // SAGE_TESTS_SUPPORT_DEVICE_PROBLEM_H_
