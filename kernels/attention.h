@@ -93,7 +93,8 @@ struct AttentionProblem {
 };
 
 // OK, or INVALID_ARGUMENT naming the field, what came and what is allowed. Also refuses problems
-// whose tensors have 2^62 elements or more, so that no later product of dimensions overflows.
+// whose tensors, a mask per head among them, have 2^62 elements or more, so that no later product
+// of dimensions overflows.
 absl::Status ValidateProblem(const AttentionProblem& problem);
 
 // Keys that query row `row` of a sequence can see under causality: [0, result), within [0,

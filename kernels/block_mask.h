@@ -71,7 +71,8 @@ class BlockMask {
  public:
   BlockMask() = default;
 
-  // Errors of all three: INVALID_ARGUMENT naming what came and what size is right for `problem`.
+  // Errors of all three: INVALID_ARGUMENT naming what came and what size is right for `problem`,
+  // which must be valid.
   // `dense`: one byte a block, 0 or 1, dimensions `batch` and `heads` each 1 or the problem's.
   static absl::StatusOr<BlockMask> FromDense(const AttentionProblem& problem, std::int64_t batch,
                                              std::int64_t heads,
@@ -80,6 +81,9 @@ class BlockMask {
   static absl::StatusOr<BlockMask> FromPacked(const AttentionProblem& problem, std::int64_t batch,
                                               std::int64_t heads,
                                               std::span<const std::uint8_t> packed);
+  // Takes ceil(Sq/128) * ceil(ceil(Sk/64) / 8) bytes, however short the pattern's description:
+  // check that first where the problem comes from outside. Uses Sq and Sk, not the lengths per
+  // entry.
   static absl::StatusOr<BlockMask> FromPattern(const AttentionProblem& problem,
                                                const MaskPattern& pattern);
 
@@ -115,7 +119,7 @@ class BlockMask {
 
 // Listed blocks over all blocks that exist for the problem, counting per batch entry and query head
 // only tiles and keys within its lengths, and, if causal, only blocks with an element on or below
-// the diagonal. 1 for a full mask, 0 where no block exists.
+// the diagonal. 1 for a full mask, but 0 where no block exists.
 double MaskDensity(const AttentionProblem& problem, const BlockMask& mask);
 
 // One key block that a query tile has to compute.

@@ -35,18 +35,23 @@ std::vector<float> MakeHalfTable() {
 void AppendDecoded(DType dtype, const void* data, std::int64_t first, std::int64_t count,
                    std::vector<double>* out) {
   static const std::vector<float> half_table = MakeHalfTable();
-  const auto* halves = static_cast<const std::uint16_t*>(data);
-  for (std::int64_t i = first; i < first + count; ++i) {
-    switch (dtype) {
-      case DType::kFloat16:
-        out->push_back(half_table[halves[i]]);
-        break;
-      case DType::kBFloat16:  // the upper half of a binary32
-        out->push_back(std::bit_cast<float>(std::uint32_t{halves[i]} << 16));
-        break;
-      case DType::kFloat32:
-        out->push_back(static_cast<const float*>(data)[i]);
-        break;
+  const auto* halves = static_cast<const std::uint16_t*>(data) + first;
+  const std::size_t size = out->size();
+  out->resize(size + count);
+  double* to = out->data() + size;
+  switch (dtype) {
+    case DType::kFloat16:
+      for (std::int64_t i = 0; i < count; ++i) to[i] = half_table[halves[i]];
+      break;
+    case DType::kBFloat16:  // the upper half of a binary32
+      for (std::int64_t i = 0; i < count; ++i) {
+        to[i] = std::bit_cast<float>(std::uint32_t{halves[i]} << 16);
+      }
+      break;
+    case DType::kFloat32: {
+      const auto* floats = static_cast<const float*>(data) + first;
+      std::copy(floats, floats + count, to);
+      break;
     }
   }
 }
