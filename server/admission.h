@@ -1,0 +1,47 @@
+// Who may start: byte accounts and a cap on requests, asked before any payload is read.
+#ifndef SAGE_SERVER_ADMISSION_H_
+#define SAGE_SERVER_ADMISSION_H_
+
+#include <chrono>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "server/account.h"
+
+namespace sage::server {
+
+// Thread-safe; must outlive its tickets.
+class Admission {
+ public:
+  // The right of one request to run; gives everything back when destroyed. Move-only.
+  struct Ticket {
+    Account::Reservation request;
+    Account::Reservation host;
+    Account::Reservation device;
+  };
+
+  Admission(std::uint64_t host_bytes, std::uint64_t device_bytes, std::uint64_t max_requests)
+      : host_(host_bytes), device_(device_bytes), requests_(max_requests) {}
+
+  // FAILED_PRECONDITION where a limit is smaller than what is asked for, RESOURCE_EXHAUSTED with a
+  // retry delay where too much of it is in use.
+  absl::StatusOr<Ticket> Admit(std::uint64_t host_bytes, std::uint64_t device_bytes);
+
+  const Account& host() const { return host_; }
+  const Account& device() const { return device_; }
+  std::uint64_t active_requests() const { return requests_.reserved(); }
+
+  // Waits until no request is admitted, at most until `deadline`; whether that came about.
+  bool AwaitIdle(std::chrono::steady_clock::time_point deadline) const {
+    return requests_.AwaitEmpty(deadline);
+  }
+
+ private:
+  Account host_;
+  Account device_;
+  Account requests_;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_ADMISSION_H_

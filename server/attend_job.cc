@@ -1,0 +1,285 @@
+#include "server/attend_job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+
+namespace sage::server {
+namespace {
+
+std::uint64_t PieceBytes(const Unit& unit, Piece piece) {
+  switch (piece) {
+    case Piece::kQ:
+      return unit.q_bytes;
+    case Piece::kK:
+      return unit.k_bytes;
+    case Piece::kV:
+      return unit.v_bytes;
+    case Piece::kOut:
+      return unit.out_bytes;
+    case Piece::kLse:
+      return unit.lse_bytes;
+  }
+  return 0;
+}
+
+// A unit's piece is a packed tensor of its own in the request's layout.
+template <typename Pointer>
+StridedHeads<Pointer> PackedHeads(Pointer data, Layout layout, std::int64_t heads,
+                                  std::int64_t rows, std::int64_t head_dim) {
+  if (layout == Layout::kHnd) return {data, rows * head_dim, head_dim};
+  return {data, head_dim, heads * head_dim};
+}
+
+}  // namespace
+
+const char* Name(Piece piece) {
+  switch (piece) {
+    case Piece::kQ:
+      return "q";
+    case Piece::kK:
+      return "k";
+    case Piece::kV:
+      return "v";
+    case Piece::kOut:
+      return "output";
+    case Piece::kLse:
+      return "lse";
+  }
+  return "?";
+}
+
+absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
+                                                             const JobResources& resources,
+                                                             std::uint64_t window_bytes) {
+  if (absl::Status supported = resources.backend.CheckSupported(spec.problem); !supported.ok()) {
+    return supported;
+  }
+  absl::StatusOr<std::vector<Unit>> units = PlanUnits(spec.problem, resources.plan_limits);
+  if (!units.ok()) return WithFieldPath(units.status(), "header.shape");
+  std::unique_ptr<AttendJob> job(
+      new AttendJob(std::move(spec), resources, *std::move(units), window_bytes));
+
+  const std::uint64_t host =
+      job->PeakCost(&AttendJob::HostCost) + job->context_->mask.bits().size();
+  const std::uint64_t device = job->PeakCost(&AttendJob::DeviceCost);
+  absl::StatusOr<Admission::Ticket> ticket = resources.admission.Admit(host, device);
+  if (!ticket.ok()) return ticket.status();
+  job->ticket_ = std::make_shared<const Admission::Ticket>(*std::move(ticket));
+  return job;
+}
+
+AttendJob::AttendJob(JobSpec spec, const JobResources& resources, std::vector<Unit> units,
+                     std::uint64_t window_bytes)
+    : resources_(resources),
+      problem_(std::move(spec.problem)),
+      request_id_(std::move(spec.request_id)),
+      units_(std::move(units)),
+      context_(std::make_shared<RequestContext>()),
+      group_unsent_(units_.size(), 0) {
+  context_->mask = std::move(spec.mask);
+  context_->deadline = spec.deadline;
+  block_density_ = MaskDensity(problem_, context_->mask);
+  std::uint64_t largest = 0;
+  for (const Unit& unit : units_) {
+    largest = std::max(largest, unit.payload_bytes());
+    payload_bytes_ += unit.payload_bytes();
+    output_bytes_ += unit.out_bytes + unit.lse_bytes;
+    ++group_unsent_[unit.kv_unit];
+  }
+  window_bytes_ = std::max(largest, std::min(window_bytes, payload_bytes_));
+}
+
+AttendJob::Cost AttendJob::HostCost(const Unit& unit) const {
+  return {
+      .own = SlabPool::RoundUp(unit.q_bytes) + SlabPool::RoundUp(unit.out_bytes + unit.lse_bytes),
+      .kv = SlabPool::RoundUp(unit.k_bytes + unit.v_bytes)};
+}
+
+AttendJob::Cost AttendJob::DeviceCost(const Unit& unit) const {
+  const AttendTask task = MakeTask(unit);
+  Cost cost = {.own = SlabPool::RoundUp(resources_.backend.AttendWorkspaceBytes({&task, 1})),
+               .kv = 0};
+  if (unit.k_bytes > 0) cost.kv = SlabPool::RoundUp(resources_.backend.PreparedKvBytes(task.kv));
+  if (!resources_.backend.info().unified_memory) {
+    const Cost copies = HostCost(unit);
+    cost.own += copies.own;
+    cost.kv += copies.kv;
+  }
+  return cost;
+}
+
+std::uint64_t AttendJob::PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const {
+  // Slide over the units: those before `last` are sent whole and unanswered, `last` has begun.
+  // Their KV groups are held until the last unit of each group has been answered.
+  std::uint64_t peak = 0;
+  std::uint64_t held = 0;
+  std::uint64_t payload = 0;  // of units first .. last - 1
+  std::uint32_t first = 0;
+  for (std::uint32_t last = 0; last < units_.size(); ++last) {
+    for (; payload >= window_bytes_; ++first) {
+      held -= (this->*cost)(units_[first]).own;
+      if (LastOfGroup(first)) held -= (this->*cost)(units_[units_[first].kv_unit]).kv;
+      payload -= units_[first].payload_bytes();
+    }
+    const Cost added = (this->*cost)(units_[last]);
+    held += added.own + added.kv;
+    peak = std::max(peak, held);
+    payload += units_[last].payload_bytes();
+  }
+  return peak;
+}
+
+bool AttendJob::LastOfGroup(std::uint32_t unit) const {
+  return unit + 1 == units_.size() || units_[unit + 1].kv_unit != units_[unit].kv_unit;
+}
+
+KvTask AttendJob::MakeKvTask(const Unit& unit) const {
+  KvTask task;
+  task.num_heads = unit.kv_head_count;
+  task.length_k = problem_.length_k(unit.batch);
+  task.head_dim = problem_.head_dim;
+  task.dtype = problem_.dtype;
+  task.precision = problem_.precision;
+  task.k = PackedHeads<const void*>(nullptr, problem_.layout, unit.kv_head_count, problem_.seqlen_k,
+                                    problem_.head_dim);
+  task.v = task.k;
+  return task;
+}
+
+AttendTask AttendJob::MakeTask(const Unit& unit) const {
+  AttendTask task;
+  task.kv = MakeKvTask(unit);
+  task.num_heads_q = unit.kv_head_count * problem_.group_size();
+  task.q_begin = unit.q_begin;
+  task.q_rows = unit.q_count;
+  task.length_q = problem_.length_q(unit.batch);
+  task.is_causal = problem_.is_causal;
+  task.softmax_scale = problem_.scale();
+  task.q = PackedHeads<const void*>(nullptr, problem_.layout, task.num_heads_q, unit.q_count,
+                                    problem_.head_dim);
+  task.out = PackedHeads<void*>(nullptr, problem_.layout, task.num_heads_q, unit.q_count,
+                                problem_.head_dim);
+  task.output_dtype = problem_.output_dtype;
+  if (!context_->mask.full()) {
+    task.mask = context_->mask.View(unit.batch, unit.kv_head_begin * problem_.group_size());
+  }
+  return task;
+}
+
+bool AttendJob::CanReceive() const {
+  if (payload_complete() || slabs_acquired_) return true;
+  const Cost cost = HostCost(units_[next_unit_]);
+  return host_bytes_held_ + cost.own + cost.kv + context_->mask.bits().size() <=
+         ticket_->host.amount();
+}
+
+absl::Status AttendJob::AcquireSlabs() {
+  const Unit& unit = units_[next_unit_];
+  absl::StatusOr<Slab> q = resources_.host_pool.Acquire(unit.q_bytes);
+  if (!q.ok()) return q.status();
+  absl::StatusOr<Slab> out = resources_.host_pool.Acquire(unit.out_bytes + unit.lse_bytes);
+  if (!out.ok()) return out.status();
+  if (unit.k_bytes > 0) {
+    absl::StatusOr<Slab> kv = resources_.host_pool.Acquire(unit.k_bytes + unit.v_bytes);
+    if (!kv.ok()) return kv.status();
+    kv_ = std::make_shared<KvGroup>();
+    kv_->task = MakeKvTask(unit);
+    kv_->host = *std::move(kv);
+    kv_->k_bytes = unit.k_bytes;
+    kv_->v_bytes = unit.v_bytes;
+    kv_->task.k.data = kv_->host.data();
+    kv_->task.v.data = kv_->host.data() + unit.k_bytes;
+  }
+  q_ = *std::move(q);
+  out_ = *std::move(out);
+  const Cost cost = HostCost(unit);
+  host_bytes_held_ += cost.own + cost.kv;
+  slabs_acquired_ = true;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::span<std::byte>> AttendJob::Receive(Piece piece, std::uint32_t unit,
+                                                        std::uint64_t offset, std::uint64_t size) {
+  if (payload_complete()) {
+    return InvalidField("chunk", absl::StrCat("got ", size, " bytes of ", Name(piece), " of unit ",
+                                              unit, " after the whole payload"));
+  }
+  if (unit != next_unit_ || piece != next_piece_ || offset != next_offset_) {
+    return InvalidField("chunk", absl::StrCat("got ", Name(piece), " of unit ", unit, " at offset ",
+                                              offset, "; next is ", Name(next_piece_), " of unit ",
+                                              next_unit_, " at offset ", next_offset_));
+  }
+  const Unit& current = units_[unit];
+  const std::uint64_t piece_bytes = PieceBytes(current, piece);
+  if (size > piece_bytes - offset) {
+    return InvalidField(
+        "data", absl::StrCat("got ", size, " bytes of ", Name(piece), " of unit ", unit,
+                             " at offset ", offset, ", allowed at most ", piece_bytes - offset));
+  }
+  if (!slabs_acquired_) {
+    if (absl::Status status = AcquireSlabs(); !status.ok()) return status;
+  }
+  std::byte* base = nullptr;
+  switch (piece) {
+    case Piece::kQ:
+      base = q_.data();
+      break;
+    case Piece::kK:
+      base = kv_->host.data();
+      break;
+    case Piece::kV:
+      base = kv_->host.data() + kv_->k_bytes;
+      break;
+    case Piece::kOut:
+    case Piece::kLse:
+      return absl::InternalError("output is never received");
+  }
+  const std::span<std::byte> destination(base + offset, size);
+
+  // Step to what comes next: the rest of this piece, the next piece, the next unit.
+  received_bytes_ += size;
+  next_offset_ += size;
+  if (next_offset_ < piece_bytes) return destination;
+  next_offset_ = 0;
+  if (piece == Piece::kQ && current.k_bytes > 0) {
+    next_piece_ = Piece::kK;
+  } else if (piece == Piece::kK) {
+    next_piece_ = Piece::kV;
+  } else {
+    next_piece_ = Piece::kQ;
+    UnitWork work;
+    work.unit = unit;
+    work.task = MakeTask(current);
+    work.task.q.data = q_.data();
+    work.task.out.data = out_.data();
+    if (current.lse_bytes > 0) {
+      work.task.lse = reinterpret_cast<float*>(out_.data() + current.out_bytes);
+    }
+    work.q = std::move(q_);
+    work.out = std::move(out_);
+    work.q_bytes = current.q_bytes;
+    work.out_bytes = current.out_bytes + current.lse_bytes;
+    work.carries_kv = current.k_bytes > 0;
+    work.kv = kv_;
+    work.request = context_;
+    if (LastOfGroup(unit)) kv_.reset();
+    ready_ = std::move(work);
+    slabs_acquired_ = false;
+    ++next_unit_;
+  }
+  return destination;
+}
+
+std::optional<UnitWork> AttendJob::TakeReadyUnit() { return std::exchange(ready_, std::nullopt); }
+
+void AttendJob::OutputSent(std::uint32_t unit) {
+  const Unit& sent = units_[unit];
+  host_bytes_held_ -= HostCost(sent).own;
+  if (--group_unsent_[sent.kv_unit] == 0) host_bytes_held_ -= HostCost(units_[sent.kv_unit]).kv;
+  ++units_sent_;
+}
+
+}  // namespace sage::server

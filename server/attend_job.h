@@ -1,0 +1,138 @@
+// One admitted attention request: its plan, its memory, and which payload has arrived.
+//
+//   JobSpec --Create--> AttendJob --chunks--> UnitWork --engine--> UnitResult --output sent-->
+//   (memory back)
+//
+// Free of gRPC. Externally synchronised: one thread at a time.
+#ifndef SAGE_SERVER_ATTEND_JOB_H_
+#define SAGE_SERVER_ATTEND_JOB_H_
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/admission.h"
+#include "server/engine.h"
+#include "server/unit_plan.h"
+
+namespace sage::server {
+
+// A checked request: what the codec makes of a header.
+struct JobSpec {
+  AttentionProblem problem;
+  BlockMask mask;
+  std::string request_id;
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
+// Tensors that travel.
+enum class Piece { kQ, kK, kV, kOut, kLse };
+const char* Name(Piece piece);
+
+// What the chunks of a job go into and come from. Outlive every job.
+struct JobResources {
+  Backend& backend;
+  Admission& admission;
+  SlabPool& host_pool;
+  PlanLimits plan_limits;
+};
+
+class AttendJob {
+ public:
+  // Plans and reserves. `window_bytes` is what a client may be ahead of its answers; the job's own
+  // window is never smaller than its largest unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no
+  // kernel), FAILED_PRECONDITION (can never fit), RESOURCE_EXHAUSTED (does not fit now).
+  static absl::StatusOr<std::unique_ptr<AttendJob>> Create(JobSpec spec,
+                                                           const JobResources& resources,
+                                                           std::uint64_t window_bytes);
+
+  const AttentionProblem& problem() const { return problem_; }
+  const std::string& request_id() const { return request_id_; }
+  const std::vector<Unit>& units() const { return units_; }
+  std::uint64_t window_bytes() const { return window_bytes_; }
+  double block_density() const { return block_density_; }
+  const std::shared_ptr<RequestContext>& context() const { return context_; }
+  // What the job reserved; to be held as long as any of its slabs.
+  const std::shared_ptr<const Admission::Ticket>& ticket() const { return ticket_; }
+
+  // Payload received so far and in all.
+  std::uint64_t received_bytes() const { return received_bytes_; }
+  std::uint64_t payload_bytes() const { return payload_bytes_; }
+  bool payload_complete() const { return received_bytes_ == payload_bytes_; }
+  bool done() const { return units_sent_ == units_.size(); }
+  std::uint64_t output_bytes() const { return output_bytes_; }
+
+  // Whether memory for the next payload byte can be had within the job's reservation. A client that
+  // keeps to its window never sees this false.
+  bool CanReceive() const;
+
+  // Where the next chunk goes: `size` bytes. INVALID_ARGUMENT where it is not exactly what comes
+  // next: q, k and v of each unit in order, without gap, overlap or repetition. The bytes count as
+  // received at once; on a failure to fill them the job is to be dropped. Requires CanReceive() and
+  // size > 0.
+  absl::StatusOr<std::span<std::byte>> Receive(Piece piece, std::uint32_t unit,
+                                               std::uint64_t offset, std::uint64_t size);
+
+  // The unit that the last Receive() made complete, if it did; the caller sets `done` and submits
+  // it.
+  std::optional<UnitWork> TakeReadyUnit();
+
+  // The unit's output has left, and its slab is back in the pool.
+  void OutputSent(std::uint32_t unit);
+
+ private:
+  // What a unit holds of the reservation: its own slabs, and those of a KV group that it carries.
+  struct Cost {
+    std::uint64_t own = 0;
+    std::uint64_t kv = 0;
+  };
+
+  AttendJob(JobSpec spec, const JobResources& resources, std::vector<Unit> units,
+            std::uint64_t window_bytes);
+
+  Cost HostCost(const Unit& unit) const;
+  Cost DeviceCost(const Unit& unit) const;
+  KvTask MakeKvTask(const Unit& unit) const;
+  AttendTask MakeTask(const Unit& unit) const;
+  // Largest memory that units whose payload fits the window can hold at once.
+  std::uint64_t PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const;
+  bool LastOfGroup(std::uint32_t unit) const;
+  absl::Status AcquireSlabs();
+
+  const JobResources& resources_;
+  const AttentionProblem problem_;
+  const std::string request_id_;
+  const std::vector<Unit> units_;
+  const std::shared_ptr<RequestContext> context_;
+  double block_density_ = 1;
+  std::uint64_t window_bytes_ = 0;
+  std::uint64_t payload_bytes_ = 0;
+  std::uint64_t output_bytes_ = 0;  // lse included
+  std::shared_ptr<const Admission::Ticket> ticket_;
+
+  // Receiving: the unit and piece that come next, and the slabs they go into.
+  std::uint32_t next_unit_ = 0;
+  Piece next_piece_ = Piece::kQ;
+  std::uint64_t next_offset_ = 0;
+  Slab q_;
+  Slab out_;
+  std::shared_ptr<KvGroup> kv_;
+  bool slabs_acquired_ = false;
+  std::optional<UnitWork> ready_;
+
+  std::uint64_t received_bytes_ = 0;
+  std::uint64_t host_bytes_held_ = 0;        // of units acquired and not yet sent
+  std::vector<std::uint32_t> group_unsent_;  // by carrier: units whose output has not left
+  std::size_t units_sent_ = 0;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_ATTEND_JOB_H_

@@ -1,0 +1,331 @@
+// Reading, computing and writing go on side by side, each at most one step ahead:
+//
+//   OnReadDone -> header: admit, answer with the plan      -> read on while the job has memory for
+//   more
+//              -> chunk: copy into its slab, submit a whole unit
+//   engine     -> unit computed: queue its output          -> write on while there is output
+//   OnWriteDone-> last chunk of a unit: its memory is back -> read on
+//
+// The first error, cancellation or stall decides the final status; the call then waits for its
+// units to leave the engine and for a write in flight, and finishes exactly once.
+#include "server/attend_stream_call.h"
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/wire/crc32c.h"
+#include "proto/wire/frame.h"
+#include "server/call_record.h"
+#include "server/codec.h"
+#include "server/errors.h"
+#include "server/grpc_status.h"
+
+namespace sage::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A computed unit's output. Slices on their way to the transport share it; the slab, and what the
+// request reserved, go back when the last one is gone.
+struct Output {
+  std::shared_ptr<const Admission::Ticket> ticket;
+  Slab slab;
+};
+
+// `size` bytes of an output from `offset` on, without a copy.
+grpc::Slice SliceOf(const std::shared_ptr<Output>& output, std::uint64_t offset,
+                    std::uint64_t size) {
+  auto owner = std::make_unique<std::shared_ptr<Output>>(output);
+  void* const data = output->slab.data() + offset;
+  return {data, size, [](void* raw) { delete static_cast<std::shared_ptr<Output>*>(raw); },
+          owner.release()};
+}
+
+class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                               public Stallable {
+ public:
+  AttendStreamCall(AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context)
+      : core_(core), stalls_(stalls), context_(context), record_("AttendStream", context.peer()) {
+    stalls_.Add(this);
+    const std::lock_guard lock(mutex_);
+    Read();
+  }
+
+  void OnReadDone(bool ok) override {
+    Step([&] {
+      reading_ = false;
+      if (!ok) {
+        HalfClosed();
+      } else if (job_ == nullptr) {
+        Fail(Begin());
+      } else {
+        Fail(ReceiveChunk());
+      }
+      in_.Clear();
+    });
+  }
+
+  void OnWriteDone(bool ok) override {
+    Step([&] {
+      writing_ = false;
+      out_.Clear();
+      if (!ok) Fail(absl::CancelledError("the client ended the request"));
+      if (trailer_sent_) {
+        Decide(absl::OkStatus());
+      } else if (unit_ending_.has_value()) {
+        job_->OutputSent(*std::exchange(unit_ending_, std::nullopt));
+      }
+    });
+  }
+
+  void OnCancel() override {
+    Step([&] { Fail(absl::CancelledError("the client ended the request")); });
+  }
+
+  void OnDone() override {
+    stalls_.Remove(this);
+    delete this;
+  }
+
+  void CheckStall(Clock::time_point now) override {
+    Step([&] {
+      if (writing_ && now - write_started_ > core_.stall_timeout) {
+        Stall("did not read its output");
+        context_.TryCancel();  // or the write would never end
+      } else if (reading_ && !writing_ && units_running_ == 0 && !PayloadComplete() &&
+                 now - read_started_ > core_.stall_timeout) {
+        Stall("sent nothing");
+      }
+    });
+  }
+
+ private:
+  // A computed unit on its way out: output, then lse, chunk by chunk.
+  struct Sending {
+    std::uint32_t unit = 0;
+    std::shared_ptr<Output> output;
+    std::uint64_t sent = 0;
+  };
+
+  // Runs `change` on the state, then starts whatever can go on. Finish() may free this object, so
+  // it is the last thing done.
+  template <typename Change>
+  void Step(Change change) {
+    std::unique_lock lock(mutex_);
+    if (finished_) return;
+    change();
+    if (!status_.has_value()) {
+      Write();
+      Read();
+      return;
+    }
+    if (writing_ || units_running_ > 0) return;
+    finished_ = true;
+    const absl::Status status = *status_;
+    record_.Close(status, job_.get(), core_.metrics);
+    // Memory is back, and the request counted, before the client sees the end.
+    sending_.clear();
+    job_.reset();
+    lock.unlock();
+    Finish(ToGrpcStatus(status));
+  }
+
+  // The first decision stands.
+  void Decide(absl::Status status) {
+    if (status_.has_value()) return;
+    status_ = std::move(status);
+    if (job_ != nullptr && !status_->ok()) core_.engine.Cancel(*job_->context());
+  }
+  void Fail(absl::Status status) {
+    if (!status.ok()) Decide(std::move(status));
+  }
+
+  void Stall(const char* what) {
+    if (status_.has_value()) return;
+    record_.Stalled();
+    Fail(absl::DeadlineExceededError(
+        absl::StrCat("stalled: the client ", what, " for ", core_.stall_timeout.count(), " ms")));
+  }
+
+  bool PayloadComplete() const { return job_ != nullptr && job_->payload_complete(); }
+
+  void HalfClosed() {
+    reads_closed_ = true;
+    if (PayloadComplete()) return;
+    if (job_ == nullptr) {
+      Fail(InvalidField("header", "the stream ended before it"));
+    } else {
+      Fail(InvalidField("data", absl::StrCat("the stream ended after ", job_->received_bytes(),
+                                             " of ", job_->payload_bytes(), " bytes")));
+    }
+  }
+
+  absl::Status Begin() {
+    v1::AttendStreamRequest request;
+    FrameData data;
+    if (absl::Status status = ParseFrame(in_, &request, &data); !status.ok()) return status;
+    if (!request.has_header()) return InvalidField("header", "missing from the first message");
+    if (request.has_chunk() || data.size > 0) {
+      return InvalidField("chunk", "not allowed in the first message");
+    }
+    absl::StatusOr<std::unique_ptr<AttendJob>> job =
+        core_.StartJob(request.header(), context_, core_.window_bytes);
+    if (!job.ok()) return job.status();
+    job_ = *std::move(job);
+
+    v1::AttendStreamResponse response;
+    v1::Accepted& accepted = *response.mutable_accepted();
+    accepted.set_request_id(job_->request_id());
+    accepted.set_window_bytes(job_->window_bytes());
+    accepted.set_max_chunk_bytes(core_.max_chunk_bytes);
+    accepted.set_server_id(core_.server_id);
+    accepted.mutable_units()->Reserve(static_cast<int>(job_->units().size()));
+    for (const Unit& unit : job_->units()) ToProto(unit, accepted.add_units());
+    accepted_ = MakeFrame(response);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReceiveChunk() {
+    v1::AttendStreamRequest request;
+    FrameData data;
+    if (absl::Status status = ParseFrame(in_, &request, &data); !status.ok()) return status;
+    if (request.has_header()) return InvalidField("header", "got a second one");
+    if (!request.has_chunk()) return InvalidField("chunk", "missing");
+    const v1::Chunk& chunk = request.chunk();
+    const std::optional<Piece> piece = PayloadPiece(chunk.tensor());
+    if (!piece.has_value()) {
+      return InvalidField("chunk.tensor", absl::StrCat("got ", static_cast<int>(chunk.tensor()),
+                                                       ", allowed Q (1), K (2), V (3)"));
+    }
+    if (data.size == 0) return InvalidField("data", "got 0 bytes, allowed at least 1");
+    if (data.size > core_.max_chunk_bytes) {
+      return LimitReached(
+          "server.max_chunk_bytes",
+          absl::StrCat("got ", data.size, " bytes, the limit is ", core_.max_chunk_bytes));
+    }
+    absl::StatusOr<std::span<std::byte>> destination =
+        job_->Receive(*piece, chunk.unit(), chunk.offset(), data.size);
+    if (!destination.ok()) return destination.status();
+    const std::uint32_t crc = CopyFrameData(in_, data, *destination, chunk.has_crc32c());
+    if (chunk.has_crc32c()) {
+      checksums_ = true;
+      if (crc != chunk.crc32c()) {
+        return absl::DataLossError(
+            absl::StrCat("chunk.crc32c: got ", chunk.crc32c(), " for ", Name(*piece), " of unit ",
+                         chunk.unit(), " at offset ", chunk.offset(), ", but the data has ", crc));
+      }
+    }
+    record_.PayloadReceived(data.size);
+    if (std::optional<UnitWork> work = job_->TakeReadyUnit()) {
+      ++units_running_;
+      work->done = [this](UnitResult result) { UnitDone(std::move(result)); };
+      core_.engine.Submit(*std::move(work));
+    }
+    return absl::OkStatus();
+  }
+
+  // On the engine's thread.
+  void UnitDone(UnitResult result) {
+    Step([&] {
+      --units_running_;
+      Fail(result.status);
+      if (status_.has_value()) return;
+      record_.UnitDone(result.timings);
+      sending_.push_back({result.unit,
+                          std::make_shared<Output>(Output{job_->ticket(), std::move(result.out)}),
+                          0});
+    });
+  }
+
+  void Read() {
+    if (reading_ || reads_closed_ || (job_ != nullptr && !job_->CanReceive())) return;
+    reading_ = true;
+    read_started_ = Clock::now();
+    StartRead(&in_);
+  }
+
+  void Write() {
+    if (writing_ || trailer_sent_) return;
+    if (accepted_.Valid()) {
+      out_.Swap(&accepted_);
+    } else if (!sending_.empty()) {
+      out_ = NextChunk();
+    } else if (job_ != nullptr && job_->done()) {
+      v1::AttendStreamResponse response;
+      *response.mutable_trailer() = record_.Trailer(*job_);
+      out_ = MakeFrame(response);
+      trailer_sent_ = true;
+    } else {
+      return;
+    }
+    writing_ = true;
+    write_started_ = Clock::now();
+    StartWrite(&out_);
+  }
+
+  grpc::ByteBuffer NextChunk() {
+    Sending& sending = sending_.front();
+    const Unit& unit = job_->units()[sending.unit];
+    const bool lse = sending.sent >= unit.out_bytes;
+    const std::uint64_t end = lse ? unit.out_bytes + unit.lse_bytes : unit.out_bytes;
+    const std::uint64_t size = std::min(core_.chunk_bytes, end - sending.sent);
+    v1::AttendStreamResponse response;
+    v1::Chunk& chunk = *response.mutable_chunk();
+    chunk.set_tensor(Role(lse ? Piece::kLse : Piece::kOut));
+    chunk.set_unit(sending.unit);
+    chunk.set_offset(lse ? sending.sent - unit.out_bytes : sending.sent);
+    if (checksums_) {
+      chunk.set_crc32c(ExtendCrc32c(0, sending.output->slab.data() + sending.sent, size));
+    }
+    grpc::ByteBuffer frame = MakeFrame(response, SliceOf(sending.output, sending.sent, size));
+    record_.OutputSent(size);
+    sending.sent += size;
+    if (sending.sent == unit.out_bytes + unit.lse_bytes) {
+      unit_ending_ = sending.unit;
+      sending_.pop_front();
+    }
+    return frame;
+  }
+
+  AttentionCore& core_;
+  StallWatch& stalls_;
+  grpc::CallbackServerContext& context_;
+
+  std::mutex mutex_;
+  // All guarded by mutex_.
+  std::unique_ptr<AttendJob> job_;  // null until the header was accepted, and after the end
+  CallRecord record_;
+  std::optional<absl::Status> status_;  // the final status, once decided
+  bool finished_ = false;               // Finish() was called
+
+  grpc::ByteBuffer in_;
+  bool reading_ = false;       // a read is in flight
+  bool reads_closed_ = false;  // the client has half-closed
+  Clock::time_point read_started_;
+  bool checksums_ = false;  // the client sends them, so it gets them too
+
+  std::size_t units_running_ = 0;  // submitted and not done
+
+  grpc::ByteBuffer out_;
+  bool writing_ = false;  // a write is in flight
+  Clock::time_point write_started_;
+  grpc::ByteBuffer accepted_;  // to be sent first
+  std::deque<Sending> sending_;
+  std::optional<std::uint32_t> unit_ending_;  // the write in flight is this unit's last
+  bool trailer_sent_ = false;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartAttendStreamCall(
+    AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context) {
+  return new AttendStreamCall(core, stalls, context);  // deletes itself in OnDone()
+}
+
+}  // namespace sage::server

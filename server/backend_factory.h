@@ -1,0 +1,19 @@
+// Chooses and creates the backend that the options ask for.
+#ifndef SAGE_SERVER_BACKEND_FACTORY_H_
+#define SAGE_SERVER_BACKEND_FACTORY_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "server/options.h"
+
+namespace sage::server {
+
+// `auto` takes CUDA where a GPU works and says in the log why where it does not. `cuda` without a
+// working GPU is an error that says what to do, never the CPU instead.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ServerOptions& options);
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_BACKEND_FACTORY_H_

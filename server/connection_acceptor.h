@@ -1,0 +1,84 @@
+// Accepts connections for a gRPC server, no more than a limit at a time.
+//
+// gRPC has no limit of its own in the versions that we build with, so listening is done here and
+// accepted sockets are handed over. A connection past the limit is closed at once: its client sees
+// UNAVAILABLE and may try another server.
+#ifndef SAGE_SERVER_CONNECTION_ACCEPTOR_H_
+#define SAGE_SERVER_CONNECTION_ACCEPTOR_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "grpcpp/server_builder.h"
+
+namespace sage::server {
+
+// A file descriptor that is closed with its owner. Move-only.
+class FileDescriptor {
+ public:
+  FileDescriptor() = default;
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~FileDescriptor();
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_ = -1;
+};
+
+// Thread-safe after Start().
+class ConnectionAcceptor {
+ public:
+  ~ConnectionAcceptor() { Stop(); }
+
+  // Binds HOST:PORT or unix:PATH; before Start(). INVALID_ARGUMENT for an address that cannot be
+  // read, UNAVAILABLE for one that cannot be bound.
+  absl::Status Listen(const std::string& address);
+
+  // Hands accepted connections to `sink`, which outlives this object, until Stop().
+  void Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> sink,
+             std::uint64_t max_connections);
+  void Stop();
+
+  int port() const { return port_; }  // of the first TCP address, 0 where there is none
+  std::uint64_t connections() const;  // now
+  std::uint64_t refused() const;      // since the start
+
+ private:
+  void Run();
+  void Accept(int listener);
+  void ForgetClosed() const;  // with mutex_ held
+
+  std::vector<FileDescriptor> listeners_;
+  std::vector<std::string> unix_paths_;
+  int port_ = 0;
+  FileDescriptor stop_event_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> sink_;
+  std::uint64_t max_connections_ = 0;
+  std::thread thread_;
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_. Sockets handed over, by descriptor; gRPC closes them without telling, so
+  // each is known by its inode.
+  mutable std::unordered_map<int, ino_t> open_;
+  std::uint64_t refused_ = 0;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_CONNECTION_ACCEPTOR_H_

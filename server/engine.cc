@@ -1,0 +1,337 @@
+#include "server/engine.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/status/status.h"
+
+namespace sage::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Operations(const AttendTask& task) {
+  return 4.0 * static_cast<double>(task.num_heads_q * task.q_rows) *
+         static_cast<double>(task.kv.length_k) * static_cast<double>(task.kv.head_dim);
+}
+
+// Why a unit must not start any more, or OK.
+absl::Status WhyNot(const UnitWork& work, Clock::time_point now) {
+  if (work.request->cancelled.load(std::memory_order_relaxed)) {
+    return absl::CancelledError("the request was cancelled");
+  }
+  if (now >= work.request->deadline) {
+    return absl::DeadlineExceededError("the deadline passed before all units had run");
+  }
+  return absl::OkStatus();
+}
+
+void Finish(UnitWork& work, UnitResult result) {
+  result.unit = work.unit;
+  // Give input memory back before the result is seen, so that whoever sees it can count on it.
+  work.q.Reset();
+  work.kv.reset();
+  auto done = std::move(work.done);
+  done(std::move(result));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend& backend, SlabPool& device_pool,
+                                                       const EngineOptions& options) {
+  std::unique_ptr<Engine> engine(new Engine(backend, device_pool, options));
+  engine->lanes_.resize(options.streams);
+  for (Lane& lane : engine->lanes_) {
+    absl::StatusOr<std::unique_ptr<Stream>> stream = backend.CreateStream();
+    if (!stream.ok()) return stream.status();
+    lane.stream = *std::move(stream);
+    for (std::unique_ptr<Event>& event : lane.events) {
+      absl::StatusOr<std::unique_ptr<Event>> created = backend.CreateEvent();
+      if (!created.ok()) return created.status();
+      event = *std::move(created);
+    }
+  }
+  engine->thread_ = std::thread([raw = engine.get()] { raw->Run(); });
+  return engine;
+}
+
+Engine::~Engine() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void Engine::Submit(UnitWork work) {
+  work.submitted = Clock::now();
+  {
+    const std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(work));
+  }
+  wake_.notify_one();
+}
+
+void Engine::Cancel(RequestContext& request) {
+  request.cancelled.store(true, std::memory_order_relaxed);
+  {
+    const std::lock_guard lock(mutex_);
+    cancel_requested_ = true;
+  }
+  wake_.notify_one();
+}
+
+std::size_t Engine::queue_depth() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.size();
+}
+
+void Engine::Run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    Lane* free_lane = nullptr;
+    Lane* finished_lane = nullptr;
+    bool any_busy = false;
+    for (Lane& lane : lanes_) {
+      any_busy |= lane.busy;
+      if (!lane.busy) free_lane = &lane;
+      if (lane.finished.has_value()) finished_lane = &lane;
+    }
+
+    if (finished_lane != nullptr) {
+      absl::Status status = *std::exchange(finished_lane->finished, std::nullopt);
+      lock.unlock();
+      Complete(*finished_lane, std::move(status));
+      lock.lock();
+    } else if (stopping_ || cancel_requested_) {
+      // Units that must not start leave the queue in their order.
+      std::vector<UnitWork> dropped;
+      std::deque<UnitWork> kept;
+      for (UnitWork& work : queue_) {
+        const bool drop = stopping_ || work.request->cancelled.load(std::memory_order_relaxed);
+        drop ? dropped.push_back(std::move(work)) : kept.push_back(std::move(work));
+      }
+      queue_ = std::move(kept);
+      cancel_requested_ = false;
+      if (stopping_ && dropped.empty()) {
+        if (!any_busy) return;
+        wake_.wait(lock);
+        continue;
+      }
+      lock.unlock();
+      for (UnitWork& work : dropped) {
+        absl::Status why = WhyNot(work, Clock::now());
+        if (why.ok()) why = absl::UnavailableError("the server is shutting down");
+        Finish(work, {.status = std::move(why), .out = {}, .timings = {}});
+      }
+      lock.lock();
+    } else if (free_lane != nullptr && !queue_.empty()) {
+      std::vector<UnitWork> batch = TakeBatch();
+      lock.unlock();
+      Launch(*free_lane, std::move(batch));
+      lock.lock();
+    } else {
+      wake_.wait(lock);
+    }
+  }
+}
+
+std::vector<UnitWork> Engine::TakeBatch() {
+  std::vector<UnitWork> batch;
+  double operations = 0;
+  while (!queue_.empty() && batch.size() < static_cast<std::size_t>(options_.launch_units)) {
+    operations += Operations(queue_.front().task);
+    if (!batch.empty() && operations > options_.launch_operations) break;
+    batch.push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  }
+  return batch;
+}
+
+void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {
+  const Clock::time_point now = Clock::now();
+  lane.works.clear();
+  for (UnitWork& work : works) {
+    if (absl::Status why = WhyNot(work, now); !why.ok()) {
+      Finish(work, {.status = std::move(why), .out = {}, .timings = {}});
+    } else {
+      lane.works.push_back(std::move(work));
+    }
+  }
+  if (lane.works.empty()) return;
+  lane.busy = true;
+  lane.issue_status = Issue(lane);
+  // Even after a failure: earlier work of this launch may still be using its memory.
+  const absl::Status then = lane.stream->Then([this, &lane](absl::Status status) {
+    {
+      const std::lock_guard lock(mutex_);
+      lane.finished = std::move(status);
+    }
+    wake_.notify_one();
+  });
+  if (!then.ok()) {
+    lane.stream->Synchronize().IgnoreError();  // the reason is `then`
+    Complete(lane, then);
+  }
+}
+
+absl::Status Engine::Issue(Lane& lane) {
+  const bool unified = backend_.info().unified_memory;
+  Stream& stream = *lane.stream;
+  absl::Status status = stream.Record(*lane.events[0]);
+
+  std::vector<void*> device_outs(lane.works.size(), nullptr);
+  for (std::size_t i = 0; i < lane.works.size() && !unified && status.ok(); ++i) {
+    status = CopyIn(lane, lane.works[i]);
+    device_outs[i] = lane.works[i].task.out.data;
+  }
+  if (status.ok()) status = stream.Record(*lane.events[1]);
+
+  for (std::size_t i = 0; i < lane.works.size() && status.ok(); ++i) {
+    status = Prepare(lane, lane.works[i]);
+  }
+  if (status.ok()) status = stream.Record(*lane.events[2]);
+
+  if (status.ok()) {
+    std::vector<AttendTask> tasks;
+    tasks.reserve(lane.works.size());
+    for (const UnitWork& work : lane.works) tasks.push_back(work.task);
+    absl::StatusOr<Slab> workspace = device_pool_.Acquire(backend_.AttendWorkspaceBytes(tasks));
+    status = workspace.status();
+    if (status.ok()) {
+      lane.slabs.push_back(*std::move(workspace));
+      status = stream.Attend(tasks, lane.slabs.back().data());
+    }
+  }
+  if (status.ok()) status = stream.Record(*lane.events[3]);
+
+  for (std::size_t i = 0; i < lane.works.size() && !unified && status.ok(); ++i) {
+    const UnitWork& work = lane.works[i];
+    status = stream.CopyToHost(work.out.data(), device_outs[i], work.out_bytes);
+  }
+  if (status.ok()) status = stream.Record(*lane.events[4]);
+  return status;
+}
+
+absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
+  Stream& stream = *lane.stream;
+  // The request's mask, with its first unit.
+  RequestContext& request = *work.request;
+  if (!request.mask.full()) {
+    if (!request.device_mask.ready) {
+      const std::span<const std::uint8_t> bits = request.mask.bits();
+      absl::StatusOr<Slab> slab = device_pool_.Acquire(bits.size());
+      if (!slab.ok()) return slab.status();
+      absl::StatusOr<std::unique_ptr<Event>> ready = backend_.CreateEvent();
+      if (!ready.ok()) return ready.status();
+      request.device_mask = {*std::move(slab), *std::move(ready)};
+      absl::Status status =
+          stream.CopyToDevice(request.device_mask.slab.data(), bits.data(), bits.size());
+      if (status.ok()) status = stream.Record(*request.device_mask.ready);
+      if (!status.ok()) return status;
+    } else if (absl::Status status = stream.Wait(*request.device_mask.ready); !status.ok()) {
+      return status;
+    }
+    work.task.mask.bits = reinterpret_cast<const std::uint8_t*>(request.device_mask.slab.data()) +
+                          (work.task.mask.bits - request.mask.bits().data());
+  }
+
+  // Keys and values, with the unit that carries them.
+  KvGroup& kv = *work.kv;
+  if (work.carries_kv) {
+    absl::StatusOr<Slab> slab = device_pool_.Acquire(kv.k_bytes + kv.v_bytes);
+    if (!slab.ok()) return slab.status();
+    kv.device = *std::move(slab);
+    std::byte* const device = kv.device.data();
+    if (absl::Status status = stream.CopyToDevice(device, kv.host.data(), kv.k_bytes + kv.v_bytes);
+        !status.ok()) {
+      return status;
+    }
+    kv.task.k.data = device;
+    kv.task.v.data = device + kv.k_bytes;
+  }
+
+  // Queries, and room for the output.
+  absl::StatusOr<Slab> q = device_pool_.Acquire(work.q_bytes);
+  if (!q.ok()) return q.status();
+  absl::StatusOr<Slab> out = device_pool_.Acquire(work.out_bytes);
+  if (!out.ok()) return out.status();
+  if (absl::Status status = stream.CopyToDevice(q->data(), work.q.data(), work.q_bytes);
+      !status.ok()) {
+    return status;
+  }
+  work.task.q.data = q->data();
+  if (work.task.lse != nullptr) {
+    const std::ptrdiff_t lse_offset = reinterpret_cast<std::byte*>(work.task.lse) - work.out.data();
+    work.task.lse = reinterpret_cast<float*>(out->data() + lse_offset);
+  }
+  work.task.out.data = out->data();
+  lane.slabs.push_back(*std::move(q));
+  lane.slabs.push_back(*std::move(out));
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Prepare(Lane& lane, UnitWork& work) {
+  Stream& stream = *lane.stream;
+  KvGroup& kv = *work.kv;
+  absl::Status status;
+  if (work.carries_kv) {
+    absl::StatusOr<Slab> slab = device_pool_.Acquire(backend_.PreparedKvBytes(kv.task));
+    if (!slab.ok()) return slab.status();
+    absl::StatusOr<std::unique_ptr<Event>> ready = backend_.CreateEvent();
+    if (!ready.ok()) return ready.status();
+    kv.prepared = {*std::move(slab), *std::move(ready)};
+    status = stream.PrepareKv(kv.task, kv.prepared.slab.data());
+    if (status.ok()) status = stream.Record(*kv.prepared.ready);
+  } else if (kv.prepared.ready) {
+    status = stream.Wait(*kv.prepared.ready);
+  } else {
+    status = absl::InternalError("the unit that carries k and v did not run");
+  }
+  work.task.kv = kv.task;
+  work.task.prepared_kv = kv.prepared.slab.data();
+  return status;
+}
+
+void Engine::Complete(Lane& lane, absl::Status status) {
+  if (!lane.issue_status.ok()) status = lane.issue_status;
+  std::array<double, 4> seconds = {};
+  for (std::size_t i = 0; i < seconds.size() && status.ok(); ++i) {
+    absl::StatusOr<double> elapsed = lane.events[i + 1]->SecondsSince(*lane.events[i]);
+    if (elapsed.ok()) {
+      seconds[i] = *elapsed;
+    } else {
+      status = elapsed.status();
+    }
+  }
+
+  // The launch is over: its memory goes back before the results are seen, and the lane is free
+  // again.
+  lane.slabs.clear();
+  std::vector<UnitWork> works = std::move(lane.works);
+  lane.works.clear();
+  lane.busy = false;
+
+  double operations = 0;
+  for (const UnitWork& work : works) operations += Operations(work.task);
+  const Clock::time_point now = Clock::now();
+  double on_device = 0;
+  for (const double stage : seconds) on_device += stage;
+  if (status.ok()) units_computed_.fetch_add(works.size(), std::memory_order_relaxed);
+  for (UnitWork& work : works) {
+    const double share = operations > 0 ? Operations(work.task) / operations
+                                        : 1.0 / static_cast<double>(works.size());
+    const double waited = std::chrono::duration<double>(now - work.submitted).count() - on_device;
+    Finish(work, {.status = status,
+                  .out = std::move(work.out),
+                  .timings = {.queue = std::max(0.0, waited),
+                              .h2d = seconds[0] * share,
+                              .prepare = seconds[1] * share,
+                              .kernel = seconds[2] * share,
+                              .d2h = seconds[3] * share}});
+  }
+}
+
+}  // namespace sage::server

@@ -1,0 +1,161 @@
+// The engine of one device: takes units that have all their payload, runs them on a pool of streams
+// and hands back their outputs.
+//
+//   queue -> [copy in] -> prepare -> attend -> [copy out] -> done
+//
+// Each stream carries one launch at a time; with several streams the copies of one launch overlap
+// the kernels of another. Small units that wait together, of any requests, share a launch. Copies
+// are left out where the device reads host memory.
+#ifndef SAGE_SERVER_ENGINE_H_
+#define SAGE_SERVER_ENGINE_H_
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "server/slab_pool.h"
+
+namespace sage::server {
+
+// Device memory that one unit fills and later units read.
+struct DeviceCopy {
+  Slab slab;
+  std::unique_ptr<Event> ready;  // recorded behind what fills the slab
+};
+
+// What the units of one request share. Made by the job, device parts filled in by the engine.
+struct RequestContext {
+  BlockMask mask;
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  std::atomic<bool> cancelled = false;
+
+  DeviceCopy device_mask;  // engine thread only
+};
+
+// Keys and values of some heads, shared by the units whose queries read them.
+struct KvGroup {
+  KvTask task;  // k and v point into `host` until the engine moves them to the device
+  Slab host;    // k, then v
+  std::uint64_t k_bytes = 0;
+  std::uint64_t v_bytes = 0;
+
+  Slab device;          // engine thread only
+  DeviceCopy prepared;  // engine thread only
+};
+
+// Device seconds of a unit by stage; a launch's time is split among its units by their work.
+struct UnitTimings {
+  double queue = 0;
+  double h2d = 0;
+  double prepare = 0;
+  double kernel = 0;
+  double d2h = 0;
+};
+
+struct UnitResult {
+  std::uint32_t unit = 0;
+  absl::Status status;
+  Slab out;  // output, then lse; defined only where status is OK
+  UnitTimings timings;
+};
+
+// One unit, ready to run. `task.q`, `task.out` and `task.lse` point into the host slabs.
+struct UnitWork {
+  std::uint32_t unit = 0;
+  AttendTask task;
+  Slab q;
+  Slab out;
+  std::uint64_t q_bytes = 0;
+  std::uint64_t out_bytes = 0;  // lse included
+  bool carries_kv = false;
+  std::shared_ptr<KvGroup> kv;
+  std::shared_ptr<RequestContext> request;
+  // Called once, on the engine's thread; must not block.
+  std::function<void(UnitResult)> done;
+
+  std::chrono::steady_clock::time_point submitted;  // set by the engine
+};
+
+struct EngineOptions {
+  int streams = 2;
+  // Units share a launch while their operations (4 rows keys head_dim, masks not counted) stay
+  // below this, so that a launch stays short enough to cancel between launches.
+  double launch_operations = 4e8;
+  int launch_units = 64;
+};
+
+// Thread-safe. Destruction fails what is queued with UNAVAILABLE and waits for what runs.
+class Engine {
+ public:
+  // `device_pool` serves device memory of `backend`; both outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend& backend, SlabPool& device_pool,
+                                                        const EngineOptions& options);
+  ~Engine();
+
+  // Units of one KV group are submitted in order, the one that carries k and v first.
+  void Submit(UnitWork work);
+
+  // Ends all units of `request` that are not running yet with CANCELLED, and soon.
+  void Cancel(RequestContext& request);
+
+  std::size_t queue_depth() const;
+  std::uint64_t units_computed() const { return units_computed_.load(std::memory_order_relaxed); }
+
+ private:
+  // A stream and the launch on it.
+  struct Lane {
+    std::unique_ptr<Stream> stream;
+    // start, copied in, prepared, attended, copied out
+    std::unique_ptr<Event> events[5];
+    bool busy = false;
+
+    // The launch.
+    std::vector<UnitWork> works;
+    std::vector<Slab> slabs;  // device inputs, outputs and workspace
+    absl::Status issue_status;
+    std::optional<absl::Status> finished;  // set by the backend's callback; guarded by mutex_
+  };
+
+  Engine(Backend& backend, SlabPool& device_pool, const EngineOptions& options)
+      : backend_(backend), device_pool_(device_pool), options_(options) {}
+
+  void Run();
+  std::vector<UnitWork> TakeBatch();  // with mutex_ held
+  void Launch(Lane& lane, std::vector<UnitWork> works);
+  absl::Status Issue(Lane& lane);
+  absl::Status CopyIn(Lane& lane, UnitWork& work);
+  absl::Status Prepare(Lane& lane, UnitWork& work);
+  void Complete(Lane& lane, absl::Status status);
+
+  Backend& backend_;
+  SlabPool& device_pool_;
+  const EngineOptions options_;
+  std::atomic<std::uint64_t> units_computed_ = 0;
+
+  std::vector<Lane> lanes_;  // engine thread only, but for `finished`
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_.
+  std::deque<UnitWork> queue_;
+  bool cancel_requested_ = false;
+  bool stopping_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_ENGINE_H_

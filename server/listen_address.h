@@ -1,0 +1,24 @@
+// HOST:PORT addresses.
+#ifndef SAGE_SERVER_LISTEN_ADDRESS_H_
+#define SAGE_SERVER_LISTEN_ADDRESS_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace sage::server {
+
+struct HostPort {
+  std::string host;
+  int port = 0;
+};
+
+// Reads HOST:PORT, with an IPv6 host in brackets. INVALID_ARGUMENT naming what came.
+absl::StatusOr<HostPort> ParseHostPort(const std::string& address);
+
+// Whether only this machine can reach the address: unix:PATH, localhost, 127.0.0.0/8 or [::1].
+bool IsLocal(const std::string& address);
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_LISTEN_ADDRESS_H_

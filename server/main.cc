@@ -1,0 +1,77 @@
+// sage-server: command line, signals, and the life of one Server.
+#include <malloc.h>
+#include <pthread.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "server/backend_factory.h"
+#include "server/command_line.h"
+#include "server/server.h"
+#include "spdlog/sinks/stdout_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace {
+
+constexpr int kFailed = 1;
+
+// Structured lines on stderr: time, level, then key=value fields.
+void SetUpLog(const std::string& level) {
+  auto logger = spdlog::stderr_logger_mt("sage");
+  logger->set_pattern("time=%Y-%m-%dT%H:%M:%S.%fZ level=%l %v", spdlog::pattern_time_type::utc);
+  logger->set_level(spdlog::level::from_str(level));
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// With malloc's defaults, message buffers of some hundred KiB are given back to the system and
+// faulted in again for every message, which costs more than filling them.
+void KeepMessageBuffers() {
+  mallopt(M_MMAP_THRESHOLD, 16 << 20);
+  mallopt(M_TRIM_THRESHOLD, 64 << 20);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const sage::server::ParsedCommandLine parsed = sage::server::ParseCommandLine(argc, argv);
+  if (parsed.exit_status.has_value()) return *parsed.exit_status;
+  SetUpLog(parsed.options.log_level);
+  KeepMessageBuffers();
+
+  // Signals are taken by sigwait() below; every thread made from here on inherits the mask.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  auto backend = sage::server::CreateBackend(parsed.options);
+  if (!backend.ok()) {
+    spdlog::critical("event=start_failed message=\"{}\"", std::string(backend.status().message()));
+    return kFailed;
+  }
+  const sage::BackendInfo info = (*backend)->info();
+  auto server = sage::server::Server::Start(parsed.options, *std::move(backend));
+  if (!server.ok()) {
+    spdlog::critical("event=start_failed message=\"{}\"", std::string(server.status().message()));
+    return kFailed;
+  }
+  spdlog::info("event=ready port={} metrics_port={} backend={} device=\"{}\" kernel_path={}",
+               (*server)->port(), (*server)->metrics_port(), info.name, info.device_name,
+               info.kernel_path);
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("event=signal signal={}", signal);
+  std::thread([&signals] {
+    int second = 0;
+    sigwait(&signals, &second);
+    spdlog::warn("event=signal signal={} message=\"second signal, leaving at once\"", second);
+    std::_Exit(128 + second);
+  }).detach();
+  const bool peaceful = (*server)->Drain();
+  return peaceful ? EXIT_SUCCESS : kFailed;
+}

@@ -1,0 +1,93 @@
+// What the server counts: one set of figures behind both the Prometheus endpoint and GetStatistics.
+#ifndef SAGE_SERVER_METRICS_H_
+#define SAGE_SERVER_METRICS_H_
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "prometheus/collectable.h"
+#include "prometheus/counter.h"
+#include "prometheus/exposer.h"
+#include "prometheus/family.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+
+namespace sage::server {
+
+// How one request went.
+struct RequestOutcome {
+  const char* rpc = "";
+  absl::Status status;
+  bool rejected = false;  // refused by admission or while draining
+  bool stalled = false;   // ended because the peer kept the server waiting
+  // In seconds; see Timings in types.proto.
+  struct Stages {
+    double recv = 0, queue = 0, h2d = 0, prepare = 0, kernel = 0, d2h = 0, send = 0, total = 0;
+  } seconds;
+  double block_density = 0;
+  double effective_tops = 0;
+};
+
+// Figures that are read when asked for: name without prefix, help, and where the value comes from.
+struct Gauge {
+  std::string name;
+  std::string help;
+  std::function<double()> read;
+  std::string label_name = {};
+  std::string label_value = {};
+};
+
+// Thread-safe.
+class Metrics {
+ public:
+  Metrics();
+
+  void Record(const RequestOutcome& outcome);
+  void AddPayload(std::uint64_t bytes_in, std::uint64_t bytes_out);
+
+  std::uint64_t requests_ok() const { return Count(*requests_ok_); }
+  std::uint64_t requests_failed() const { return Count(*requests_failed_); }
+  std::uint64_t requests_rejected() const { return Count(*requests_rejected_); }
+  std::uint64_t requests_cancelled() const { return Count(*requests_cancelled_); }
+  std::uint64_t bytes_in() const { return Count(*bytes_in_); }
+  std::uint64_t bytes_out() const { return Count(*bytes_out_); }
+
+  // Adds gauges, which must be readable until the endpoint is closed.
+  void AddGauges(std::vector<Gauge> gauges);
+
+  // Serves http://ADDRESS/metrics until closed. UNAVAILABLE where the address cannot be bound.
+  absl::Status Open(const std::string& address);
+  void Close() { exposer_.reset(); }
+  // Port of the endpoint, 0 where none is open.
+  int port() const;
+
+ private:
+  static std::uint64_t Count(const prometheus::Counter& counter) {
+    return static_cast<std::uint64_t>(counter.Value());
+  }
+
+  std::shared_ptr<prometheus::Registry> registry_;
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Counter* requests_ok_;
+  prometheus::Counter* requests_failed_;
+  prometheus::Counter* requests_rejected_;
+  prometheus::Counter* requests_cancelled_;
+  prometheus::Counter* requests_stalled_;
+  prometheus::Counter* deadline_missed_;
+  prometheus::Counter* bytes_in_;
+  prometheus::Counter* bytes_out_;
+  std::array<prometheus::Histogram*, 8> stages_;
+  prometheus::Histogram* block_density_;
+  prometheus::Histogram* effective_tops_;
+  std::vector<std::shared_ptr<prometheus::Collectable>> gauges_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_METRICS_H_

@@ -1,0 +1,52 @@
+// What an operator can set, with defaults; flags and configuration files fill this in.
+#ifndef SAGE_SERVER_OPTIONS_H_
+#define SAGE_SERVER_OPTIONS_H_
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace sage::server {
+
+struct ServerOptions {
+  // HOST:PORT (port 0 picks a free one) or unix:PATH.
+  std::vector<std::string> listen = {"127.0.0.1:50051"};
+  // Listen beyond loopback although nothing is encrypted and nobody is asked for credentials.
+  bool allow_insecure_remote = false;
+
+  std::string backend = "auto";  // auto, cpu, cuda
+  int threads = 0;               // of the CPU backend; 0: one a core
+  int streams = 2;               // launches in flight
+
+  // Bytes of payload and results, and of kernels' working memory, all requests together. 0: an
+  // eighth of the machine's memory; for a device with memory of its own, most of that.
+  std::uint64_t host_memory_bytes = 0;
+  std::uint64_t device_memory_bytes = 0;
+  std::uint64_t window_bytes = 32 << 20;  // payload a client may be ahead of its answers
+  std::uint64_t unit_bytes = 2 << 20;     // payload of one unit, about
+  std::uint64_t max_mask_bytes = 64 << 20;
+  std::uint64_t max_requests = 256;
+  std::uint64_t max_connections = 1024;
+
+  // A peer that keeps the server waiting this long, to read or to write, is ended.
+  std::chrono::milliseconds stall_timeout{30000};
+  // On SIGTERM: time between turning health off and refusing work, and then for running requests to
+  // end.
+  std::chrono::milliseconds drain_delay{0};
+  std::chrono::milliseconds drain_timeout{30000};
+
+  std::string metrics_listen;  // HOST:PORT of the Prometheus endpoint; empty: none
+  bool reflection = false;
+  std::string port_file;  // the first listening port is written here once the server is ready
+  std::string log_level = "info";
+};
+
+// OK, or INVALID_ARGUMENT naming the flag, what came and what is allowed.
+absl::Status CheckOptions(const ServerOptions& options);
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_OPTIONS_H_

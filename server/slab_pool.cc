@@ -1,0 +1,75 @@
+#include "server/slab_pool.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace sage::server {
+namespace {
+
+constexpr std::uint64_t kSmallestSlab = 16 << 10;
+
+}  // namespace
+
+void Slab::Reset() {
+  if (pool_ != nullptr) pool_->Return(std::move(memory_));
+  pool_ = nullptr;
+}
+
+std::uint64_t SlabPool::RoundUp(std::uint64_t bytes) {
+  if (bytes == 0) return 0;
+  bytes = std::max(bytes, kSmallestSlab);
+  const std::uint64_t step = std::bit_floor(bytes) / 4;
+  return (bytes + step - 1) / step * step;
+}
+
+absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
+  const std::uint64_t size = RoundUp(bytes);
+  if (size == 0) return Slab();
+  std::vector<Memory> evicted;  // freed outside the lock
+  {
+    const std::lock_guard lock(mutex_);
+    in_use_bytes_ += size;
+    if (const auto found = cached_.find(size); found != cached_.end()) {
+      Memory memory = std::move(found->second.back());
+      found->second.pop_back();
+      if (found->second.empty()) cached_.erase(found);
+      cached_bytes_ -= size;
+      return Slab(this, std::move(memory));
+    }
+    while (cached_bytes_ > 0 && in_use_bytes_ + cached_bytes_ > limit_bytes_) {
+      const auto largest = std::prev(cached_.end());
+      cached_bytes_ -= largest->first;
+      evicted.push_back(std::move(largest->second.back()));
+      largest->second.pop_back();
+      if (largest->second.empty()) cached_.erase(largest);
+    }
+  }
+  evicted.clear();
+  absl::StatusOr<Memory> memory = backend_.Allocate(kind_, size);
+  if (!memory.ok()) {
+    const std::lock_guard lock(mutex_);
+    in_use_bytes_ -= size;
+    return memory.status();
+  }
+  return Slab(this, *std::move(memory));
+}
+
+void SlabPool::Return(Memory memory) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t size = memory.size();
+  in_use_bytes_ -= size;
+  cached_bytes_ += size;
+  cached_[size].push_back(std::move(memory));
+}
+
+std::uint64_t SlabPool::in_use_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return in_use_bytes_;
+}
+
+std::uint64_t SlabPool::cached_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return cached_bytes_;
+}
+
+}  // namespace sage::server

@@ -1,0 +1,85 @@
+// Slabs: memory of the backend that is allocated once and used again, request after request.
+//
+// First touch and pinning cost far more than the work done in a slab, so freed slabs are kept.
+// Sizes are rounded up to one of four steps a power of two, which wastes at most a quarter and lets
+// requests of nearby sizes share slabs. How much may be in use is decided by admission (Admission);
+// the pool bounds what it keeps beside that: before it allocates past its limit, it frees kept
+// slabs.
+#ifndef SAGE_SERVER_SLAB_POOL_H_
+#define SAGE_SERVER_SLAB_POOL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace sage::server {
+
+class SlabPool;
+
+// Memory borrowed from a pool; goes back when destroyed. Move-only.
+class Slab {
+ public:
+  Slab() = default;
+  Slab(Slab&& other) noexcept { *this = std::move(other); }
+  Slab& operator=(Slab&& other) noexcept {
+    if (this != &other) {
+      Reset();
+      pool_ = std::exchange(other.pool_, nullptr);
+      memory_ = std::move(other.memory_);
+    }
+    return *this;
+  }
+  ~Slab() { Reset(); }
+
+  std::byte* data() const { return memory_.data(); }
+  explicit operator bool() const { return static_cast<bool>(memory_); }
+  void Reset();
+
+ private:
+  friend class SlabPool;
+  Slab(SlabPool* pool, Memory memory) : pool_(pool), memory_(std::move(memory)) {}
+
+  SlabPool* pool_ = nullptr;
+  Memory memory_;
+};
+
+// Thread-safe; must outlive its slabs and be outlived by the backend.
+class SlabPool {
+ public:
+  SlabPool(Backend& backend, MemoryKind kind, std::uint64_t limit_bytes)
+      : backend_(backend), kind_(kind), limit_bytes_(limit_bytes) {}
+
+  // What a slab for `bytes` takes from the limit; 0 for 0.
+  static std::uint64_t RoundUp(std::uint64_t bytes);
+
+  // At least `bytes` bytes (an empty slab for 0), contents undefined. Fails as Backend::Allocate
+  // does.
+  absl::StatusOr<Slab> Acquire(std::uint64_t bytes);
+
+  std::uint64_t in_use_bytes() const;
+  std::uint64_t cached_bytes() const;
+
+ private:
+  friend class Slab;
+  void Return(Memory memory);
+
+  Backend& backend_;
+  const MemoryKind kind_;
+  const std::uint64_t limit_bytes_;
+
+  mutable std::mutex mutex_;
+  // All guarded by mutex_.
+  std::map<std::uint64_t, std::vector<Memory>> cached_;  // by size
+  std::uint64_t cached_bytes_ = 0;
+  std::uint64_t in_use_bytes_ = 0;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_SLAB_POOL_H_

@@ -1,0 +1,77 @@
+#include "server/unit_plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace sage::server {
+namespace {
+
+// Heads and query rows of one unit.
+struct Cut {
+  std::int64_t kv_heads = 1;
+  std::int64_t q_rows = 0;
+
+  std::uint64_t units(const AttentionProblem& p) const {
+    return static_cast<std::uint64_t>(p.batch) * CeilDiv(p.num_heads_kv, kv_heads) *
+           CeilDiv(p.seqlen_q, q_rows);
+  }
+};
+
+// The largest cut whose units stay within `unit_bytes`, whole heads before query ranges.
+Cut CutFor(const AttentionProblem& p, std::uint64_t unit_bytes) {
+  const std::uint64_t element = SizeOf(p.dtype);
+  const std::uint64_t q_row_bytes = p.group_size() * p.head_dim * element;
+  const std::uint64_t head_bytes = q_row_bytes * p.seqlen_q + 2 * p.seqlen_k * p.head_dim * element;
+  Cut cut;
+  if (head_bytes <= unit_bytes) {
+    cut.kv_heads = std::min<std::int64_t>(p.num_heads_kv, unit_bytes / head_bytes);
+    cut.q_rows = p.seqlen_q;
+  } else {
+    const std::int64_t tiles = std::max<std::int64_t>(1, unit_bytes / q_row_bytes / kBlockM);
+    // Ranges of equal length, so that the last one is not a sliver.
+    const std::int64_t ranges = CeilDiv(p.tiles_q(), tiles);
+    cut.q_rows = std::min(p.seqlen_q, CeilDiv(p.tiles_q(), ranges) * kBlockM);
+  }
+  return cut;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const PlanLimits& limits) {
+  if (static_cast<std::uint64_t>(p.batch) > limits.max_units) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("batch: got ", p.batch, ", allowed at most ", limits.max_units));
+  }
+  std::uint64_t unit_bytes = limits.unit_bytes;
+  Cut cut = CutFor(p, unit_bytes);
+  // Ends: a unit may grow to a whole batch entry, of which there are few enough.
+  while (cut.units(p) > limits.max_units) cut = CutFor(p, unit_bytes *= 2);
+
+  const std::uint64_t kv_head_bytes = p.seqlen_k * p.head_dim * SizeOf(p.dtype);
+  std::vector<Unit> units;
+  units.reserve(cut.units(p));
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    for (std::int64_t head = 0; head < p.num_heads_kv; head += cut.kv_heads) {
+      const auto carrier = static_cast<std::uint32_t>(units.size());
+      for (std::int64_t q = 0; q < p.seqlen_q; q += cut.q_rows) {
+        Unit unit;
+        unit.batch = b;
+        unit.kv_head_begin = head;
+        unit.kv_head_count = std::min(cut.kv_heads, p.num_heads_kv - head);
+        unit.q_begin = q;
+        unit.q_count = std::min(cut.q_rows, p.seqlen_q - q);
+        unit.kv_unit = carrier;
+        const std::uint64_t rows = unit.kv_head_count * p.group_size() * unit.q_count;
+        unit.q_bytes = rows * p.head_dim * SizeOf(p.dtype);
+        unit.out_bytes = rows * p.head_dim * SizeOf(p.output_dtype);
+        unit.lse_bytes = p.return_lse ? rows * sizeof(float) : 0;
+        if (q == 0) unit.k_bytes = unit.v_bytes = unit.kv_head_count * kv_head_bytes;
+        units.push_back(unit);
+      }
+    }
+  }
+  return units;
+}
+
+}  // namespace sage::server

@@ -1,0 +1,46 @@
+// How a request is cut into units, the pieces that travel, run and are answered as one.
+#ifndef SAGE_SERVER_UNIT_PLAN_H_
+#define SAGE_SERVER_UNIT_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/attention.h"
+
+namespace sage::server {
+
+// Some KV heads of one batch entry and a range of the queries that read them. Units that share KV
+// heads follow one another; the first of them carries k and v.
+struct Unit {
+  std::int64_t batch = 0;
+  std::int64_t kv_head_begin = 0;
+  std::int64_t kv_head_count = 0;
+  std::int64_t q_begin = 0;  // a multiple of kBlockM
+  std::int64_t q_count = 0;
+  std::uint32_t kv_unit = 0;  // index of the unit that carries k and v
+
+  // Bytes of the unit's pieces. k and v are 0 where another unit carries them.
+  std::uint64_t q_bytes = 0;
+  std::uint64_t k_bytes = 0;
+  std::uint64_t v_bytes = 0;
+  std::uint64_t out_bytes = 0;
+  std::uint64_t lse_bytes = 0;
+
+  std::uint64_t payload_bytes() const { return q_bytes + k_bytes + v_bytes; }
+};
+
+struct PlanLimits {
+  std::uint64_t unit_bytes = 2 << 20;  // payload that a unit aims at
+  std::uint64_t max_units = 1 << 16;
+};
+
+// Cuts a valid problem. A unit holds at least one KV head and 128 queries, however large they are;
+// units are made larger than aimed at where there would be more than max_units. INVALID_ARGUMENT
+// where the batch alone is larger than max_units.
+absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& problem,
+                                            const PlanLimits& limits);
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_UNIT_PLAN_H_
