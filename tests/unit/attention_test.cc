@@ -135,6 +135,20 @@ TEST(ValidateProblem, RefusesTensorsWhoseSizeWouldOverflow) {
             "k: got [2147483648, 4, 2147483648, 64], allowed fewer than 2^62 elements");
 }
 
+TEST(ValidateProblem, TheLimitItselfIsRefused) {
+  AttentionProblem problem = Valid();
+  problem.batch = kMaxDimension;
+  problem.num_heads_q = 1;
+  problem.num_heads_kv = 1;
+  problem.seqlen_k = 1;
+  problem.head_dim = 128;
+  problem.seqlen_q = 1 << 24;
+  EXPECT_EQ(ValidateProblem(problem).message(),
+            "q: got [2147483648, 1, 16777216, 128], allowed fewer than 2^62 elements");
+  --problem.seqlen_q;
+  EXPECT_TRUE(ValidateProblem(problem).ok());
+}
+
 TEST(ValidateProblem, CountsTheMaskAmongTheTensors) {
   AttentionProblem problem = Valid();
   problem.batch = 1;
