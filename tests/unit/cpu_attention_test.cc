@@ -12,6 +12,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/support/device_problem.h"
 #include "tests/support/problem_generator.h"
+#include "tests/unit/cpu_each_target.h"
 
 namespace sage {
 namespace {
@@ -30,11 +31,6 @@ using testing::RandomDenseMask;
 using testing::Reference;
 using testing::RelativeL2Limit;
 using testing::RunProblem;
-
-class CpuAttentionTest : public ::testing::Test {
- protected:
-  const std::unique_ptr<Backend> backend_ = *CreateCpuBackend({.num_threads = 2});
-};
 
 template <typename T, std::size_t kSize>
 T Pick(const T (&values)[kSize], std::mt19937_64& random) {
@@ -77,8 +73,9 @@ AttentionProblem RandomProblem(std::mt19937_64& random) {
   return problem;
 }
 
-TEST_F(CpuAttentionTest, MatchesTheOracleOverRandomProblems) {
-  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+class CpuAttentionTest : public ::testing::Test {
+ protected:
+  void CheckRandomProblem(std::uint64_t seed) const {
     std::mt19937_64 random(seed);
     const AttentionProblem problem = RandomProblem(random);
     SCOPED_TRACE(Describe(problem, seed));
@@ -102,6 +99,18 @@ TEST_F(CpuAttentionTest, MatchesTheOracleOverRandomProblems) {
     EXPECT_LE(comparison.lse_error, LseLimit(problem.precision));
     EXPECT_TRUE(EmptyRowsAreExact(problem, output, reference));
   }
+
+  const std::unique_ptr<Backend> backend_ = *CreateCpuBackend({.num_threads = 2});
+};
+
+TEST_F(CpuAttentionTest, MatchesTheOracleOverRandomProblems) {
+  for (std::uint64_t seed = 0; seed < 500; ++seed) CheckRandomProblem(seed);
+}
+
+TEST_F(CpuAttentionTest, MatchesTheOracleWithEveryInstructionSet) {
+  ForEachCpuTarget([&] {
+    for (std::uint64_t seed = 1000; seed < 1030; ++seed) CheckRandomProblem(seed);
+  });
 }
 
 }  // namespace
