@@ -7,6 +7,7 @@
 // several runs after one that warms up.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -47,7 +48,8 @@ double MedianSeconds(int runs, const Body& body) {
 std::vector<std::uint8_t> EqualRowsMask(const AttentionProblem& problem, double sparsity) {
   std::mt19937_64 random(1);
   const std::int64_t blocks = problem.blocks_k();
-  const auto listed = std::max<std::int64_t>(1, std::llround((1 - sparsity) * blocks));
+  const auto listed =
+      std::max<std::int64_t>(1, std::llround((1 - sparsity) * static_cast<double>(blocks)));
   std::vector<std::uint8_t> dense;
   for (std::int64_t row = 0; row < problem.num_heads_q * problem.tiles_q(); ++row) {
     std::vector<std::uint8_t> bits(blocks, 0);
@@ -84,9 +86,7 @@ Times Measure(Backend& backend, const AttentionProblem& problem,
     return *end->SecondsSince(*begin);
   };
   const auto prepare = [&] { return timed([&] { device.Prepare(*stream); }); };
-  const auto attend = [&] {
-    return timed([&] { (void)stream->Attend(tasks, workspace.data()); });
-  };
+  const auto attend = [&] { return timed([&] { (void)stream->Attend(tasks, workspace.data()); }); };
   prepare();
   attend();
   return {MedianSeconds(7, prepare), MedianSeconds(5, attend)};

@@ -34,6 +34,14 @@ Memory Upload(Backend& backend, Stream& stream, std::span<const T> data) {
   return memory;
 }
 
+// Device memory of bytes that read as NaN, so that use of what nobody wrote shows.
+Memory AllocatePoisoned(Backend& backend, Stream& stream, std::size_t bytes) {
+  const std::vector<std::byte> poison(bytes, std::byte{0xff});
+  Memory memory = Upload(backend, stream, std::span(poison));
+  Require(stream.Synchronize());
+  return memory;
+}
+
 // Head 0, row 0 of batch entry `b` of a tensor [batch, heads, seqlen, head_dim] or its NHD form.
 template <typename Pointer>
 StridedHeads<Pointer> HeadsOf(const AttentionProblem& problem, std::byte* base, std::int64_t b,
@@ -48,8 +56,8 @@ StridedHeads<Pointer> HeadsOf(const AttentionProblem& problem, std::byte* base, 
 }  // namespace
 
 DeviceProblem::DeviceProblem(Backend& backend, Stream& stream, const AttentionProblem& problem,
-                             const ProblemData& data, const BlockMask& mask)
-    : problem_(problem), mask_(mask) {
+                             const ProblemData& data, BlockMask mask)
+    : problem_(problem), mask_(std::move(mask)) {
   const PoisonedOutput poison(problem);
   q_ = Upload(backend, stream, std::span(data.q));
   k_ = Upload(backend, stream, std::span(data.k));
@@ -68,7 +76,7 @@ DeviceProblem::DeviceProblem(Backend& backend, Stream& stream, const AttentionPr
                          .v = HeadsOf<const void*>(problem, v_.data(), b, problem.num_heads_kv,
                                                    problem.seqlen_k, problem.dtype)});
     const std::size_t bytes = backend.PreparedKvBytes(kv_tasks_.back());
-    prepared_.push_back(Require(backend.Allocate(MemoryKind::kDevice, bytes)));
+    prepared_.push_back(AllocatePoisoned(backend, stream, bytes));
   }
   Require(stream.Synchronize());  // `poison` has been copied
 }
@@ -146,8 +154,7 @@ PoisonedOutput RunProblem(Backend& backend, const AttentionProblem& problem,
   const DeviceProblem device(backend, *stream, problem, data, mask);
   device.Prepare(*stream);
   const std::vector<AttendTask> tasks = device.Tasks(tiles_per_task);
-  const Memory workspace =
-      Require(backend.Allocate(MemoryKind::kDevice, backend.AttendWorkspaceBytes(tasks)));
+  const Memory workspace = AllocatePoisoned(backend, *stream, backend.AttendWorkspaceBytes(tasks));
   Require(stream->Attend(tasks, workspace.data()));
   return device.Download(*stream, tiles_per_task);
 }

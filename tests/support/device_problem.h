@@ -15,9 +15,9 @@ namespace sage::testing {
 // Failures of the backend end the program: tests have no use for what would follow.
 class DeviceProblem {
  public:
-  // Copies the tensors and the mask to device memory, and poison to that of the output and lse.
+  // Copies the tensors and the mask to device memory, and poison to all that the backend writes.
   DeviceProblem(Backend& backend, Stream& stream, const AttentionProblem& problem,
-                const ProblemData& data, const BlockMask& mask);
+                const ProblemData& data, BlockMask mask);
 
   // Issues the preparation of K and V of every batch entry.
   void Prepare(Stream& stream) const;

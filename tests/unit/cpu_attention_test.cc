@@ -41,6 +41,11 @@ constexpr Precision kPrecisions[] = {Precision::kQkInt8PvFp16, Precision::kQkInt
                                      Precision::kFp16};
 constexpr DType kHalfTypes[] = {DType::kFloat16, DType::kBFloat16};
 
+// The limits hold for tensors; the norm of a row or two of few channels, each a mean of many values
+// around 0, is by chance a good deal smaller than its expectation, which the error is in proportion
+// to.
+constexpr double kFewElementsFactor = 3;
+
 // Every dimension and option drawn from the values where kernels go wrong.
 AttentionProblem RandomProblem(std::mt19937_64& random) {
   constexpr std::int64_t kLengths[] = {1, 63, 64, 65, 127, 128, 129, 1000};
@@ -95,7 +100,9 @@ class CpuAttentionTest : public ::testing::Test {
     const PoisonedOutput output = RunProblem(*backend_, problem, data, mask);
     const ReferenceResult reference = Reference(problem, data, dense, mask_batch, mask_heads);
     const Comparison comparison = Compare(problem, output, reference);
-    EXPECT_LE(comparison.out.relative_l2, RelativeL2Limit(problem.precision, problem.dtype));
+    const double factor = problem.q_elements() < 1000 ? kFewElementsFactor : 1;
+    EXPECT_LE(comparison.out.relative_l2,
+              factor * RelativeL2Limit(problem.precision, problem.dtype));
     EXPECT_LE(comparison.lse_error, LseLimit(problem.precision));
     EXPECT_TRUE(EmptyRowsAreExact(problem, output, reference));
   }

@@ -43,6 +43,7 @@ TEST(ThreadPoolTest, LoopsOfSeveralThreadsAllFinish) {
   ThreadPool pool(3);
   std::atomic<std::int64_t> total{0};
   std::vector<std::thread> callers;
+  callers.reserve(4);
   for (int c = 0; c < 4; ++c) {
     callers.emplace_back([&] {
       for (int loop = 0; loop < 50; ++loop) {
@@ -58,20 +59,20 @@ TEST(WorkQueueTest, TheFirstFailureDropsOperationsUntilACallbackReportsIt) {
   std::vector<std::string> seen;
   {
     WorkQueue queue;
-    const auto report = [&seen](absl::Status status) {
-      seen.push_back(std::string(status.message()));
+    const auto report = [&seen](const absl::Status& status) {
+      seen.emplace_back(status.message());
     };
     queue.AddCallback(report);
     queue.Add([] { return absl::InternalError("first"); });
     queue.Add([&seen] {
-      seen.push_back("ran after a failure");
+      seen.emplace_back("ran after a failure");
       return absl::InternalError("second");
     });
-    queue.AddSignal([&seen] { seen.push_back("signal"); });
+    queue.AddSignal([&seen] { seen.emplace_back("signal"); });
     queue.AddCallback(report);
     queue.AddCallback(report);
     queue.Add([&seen] {
-      seen.push_back("operation");
+      seen.emplace_back("operation");
       return absl::OkStatus();
     });
   }  // waits
