@@ -395,28 +395,34 @@ class TileKernel {
 
   // Natural log, for the unsmoothed scores: what smoothing took from every score of a row is
   // softmax_scale q.c. e4m3 sums carry the factor of the probabilities.
-  void WriteLse() {
+  void WriteLse() const {
     float* const lse = task_.lse + head_ * task_.q_rows + first_row_;
-    for (std::int64_t row = 0; row < rows_; ++row) {
-      const float normaliser = Normaliser(row);
-      if (normaliser == 0.0F) {
-        lse[row] = -INFINITY;
-        continue;
+    for (std::int64_t begin = 0; begin < rows_; begin += kRowStep) {
+      float dots[kRowStep] = {};
+      if (int8_ && begin < live_rows_) DotSmoothing(begin, dots);
+      for (std::int64_t row = begin; row < std::min(begin + kRowStep, rows_); ++row) {
+        const float normaliser = Normaliser(row);
+        const float sum = e4m3_ ? s_.row_sum[row] / kE4m3Max : s_.row_sum[row];
+        if (normaliser == 0.0F) {
+          lse[row] = -INFINITY;
+        } else if (std::isnan(normaliser)) {
+          lse[row] = normaliser;
+        } else {
+          lse[row] = s_.row_max[row] * std::numbers::ln2_v<float> + std::log(sum) +
+                     task_.softmax_scale * dots[row - begin];
+        }
       }
-      const float sum = e4m3_ ? s_.row_sum[row] / kE4m3Max : s_.row_sum[row];
-      lse[row] = s_.row_max[row] * std::numbers::ln2_v<float> + std::log(sum);
-      if (int8_) lse[row] += task_.softmax_scale * DotSmoothing(row);
-      if (std::isnan(normaliser)) lse[row] = normaliser;
     }
   }
 
-  // fp32 q . c, products and sums in the order of the channels, as QueryDotSmoothing.
-  float DotSmoothing(std::int64_t row) const {
-    float dot = 0.0F;
+  // fp32 q . c of kRowStep rows, products and sums in the order of the channels as
+  // QueryDotSmoothing has them; rows side by side, since one alone waits for each sum.
+  void DotSmoothing(std::int64_t row, float (&dots)[kRowStep]) const {
     for (std::int64_t i = 0; i < head_dim_; ++i) {
-      dot += s_.q[row * padded_ + i] * kv_.smoothing[i];
+      for (std::int64_t r = 0; r < kRowStep; ++r) {
+        dots[r] += s_.q[(row + r) * padded_ + i] * kv_.smoothing[i];
+      }
     }
-    return dot;
   }
 
   const AttendTask& task_;

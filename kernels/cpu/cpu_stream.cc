@@ -47,7 +47,8 @@ absl::Status CheckAttendTask(const AttendTask& task) {
 
 std::uint64_t EventState::Announce() {
   const std::lock_guard lock(mutex_);
-  return ++announced_;
+  pending_.insert(++announced_);
+  return announced_;
 }
 
 std::uint64_t EventState::announced() const {
@@ -58,22 +59,21 @@ std::uint64_t EventState::announced() const {
 void EventState::Reach(std::uint64_t number) {
   {
     const std::lock_guard lock(mutex_);
-    if (number <= reached_) return;  // recorded again meanwhile, on a stream that was faster
-    reached_ = number;
-    reached_at_ = std::chrono::steady_clock::now();
+    pending_.erase(number);
+    if (number == announced_) reached_at_ = std::chrono::steady_clock::now();
   }
   changed_.notify_all();
 }
 
 void EventState::AwaitReached(std::uint64_t number) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return reached_ >= number; });
+  changed_.wait(lock, [&] { return pending_.count(number) == 0; });
 }
 
 absl::StatusOr<std::chrono::steady_clock::time_point> EventState::ReachedAt() const {
   const std::lock_guard lock(mutex_);
   if (announced_ == 0) return absl::FailedPreconditionError("the event was never recorded");
-  if (reached_ < announced_) {
+  if (pending_.count(announced_) != 0) {
     return absl::FailedPreconditionError("the event has not been reached");
   }
   return reached_at_;
@@ -136,9 +136,9 @@ absl::Status CpuStream::Then(std::function<void(absl::Status)> callback) {
 }
 
 absl::Status CpuStream::Synchronize() {
-  std::promise<absl::Status> done;
-  queue_.AddCallback([&done](absl::Status status) { done.set_value(std::move(status)); });
-  return done.get_future().get();
+  const auto done = std::make_shared<std::promise<absl::Status>>();
+  queue_.AddCallback([done](absl::Status status) { done->set_value(std::move(status)); });
+  return done->get_future().get();
 }
 
 }  // namespace sage

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 
 #include "absl/status/status.h"
@@ -36,8 +37,8 @@ class EventState {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t announced_ = 0;
-  std::uint64_t reached_ = 0;
-  std::chrono::steady_clock::time_point reached_at_;
+  std::set<std::uint64_t> pending_;  // announced and not reached, in whatever order streams come
+  std::chrono::steady_clock::time_point reached_at_;  // of the last announced
 };
 
 class CpuEvent : public Event {

@@ -191,6 +191,31 @@ TEST_F(CpuStreamTest, WaitHoldsAStreamUntilTheOtherReachesTheEvent) {
   EXPECT_EQ(seen, 1);
 }
 
+// A stream waits for the recording that was the last when it was told to, also where the event is
+// recorded again on a stream that gets there first.
+TEST_F(CpuStreamTest, WaitIsForTheRecordingOfItsTime) {
+  const std::unique_ptr<Stream> faster = *backend_->CreateStream();
+  const std::unique_ptr<Stream> waiting = *backend_->CreateStream();
+  const std::unique_ptr<Event> event = *backend_->CreateEvent();
+  std::promise<void> gate;
+  std::atomic<bool> open = false;
+  ASSERT_TRUE(stream_
+                  ->Then([&, opened = gate.get_future().share()](const absl::Status&) {
+                    opened.wait();
+                    open = true;
+                  })
+                  .ok());
+  ASSERT_TRUE(stream_->Record(*event).ok());
+  ASSERT_TRUE(waiting->Wait(*event).ok());
+  bool was_open = false;
+  ASSERT_TRUE(waiting->Then([&](const absl::Status&) { was_open = open; }).ok());
+  ASSERT_TRUE(faster->Record(*event).ok());
+  ASSERT_TRUE(faster->Synchronize().ok());
+  gate.set_value();
+  ASSERT_TRUE(waiting->Synchronize().ok());
+  EXPECT_TRUE(was_open);
+}
+
 TEST_F(CpuStreamTest, EventsThatNobodyRecordsAreNotWaitedFor) {
   const std::unique_ptr<Event> event = *backend_->CreateEvent();
   ASSERT_TRUE(stream_->Wait(*event).ok());
