@@ -1,0 +1,80 @@
+#include "client/cli/problem_options.h"
+
+#include <map>
+
+#include "CLI/CLI.hpp"
+#include "client/cli/mask_pattern_option.h"
+
+namespace sage::cli {
+namespace {
+
+// CLI11's transformer from names to values; a value that is no name is refused with all of them.
+template <typename Enum>
+CLI::Validator ByName(std::initializer_list<Enum> values) {
+  std::map<std::string, Enum> names;
+  for (const Enum value : values) names.emplace(std::string(Name(value)), value);
+  return CLI::CheckedTransformer(names, CLI::ignore_case).description("");
+}
+
+CLI::Validator PrecisionByName() {
+  return ByName({Precision::kQkInt8PvFp16, Precision::kQkInt8PvFp8, Precision::kFp16});
+}
+
+constexpr char kPrecisionHelp[] = "qk_int8_pv_fp16, qk_int8_pv_fp8 or fp16 [qk_int8_pv_fp16]";
+
+}  // namespace
+
+void AddProblemOptions(CLI::App* command, ProblemOptions* options) {
+  auto* q = command->add_option("--q", options->q, "Queries [B,Hq,Sq,D], .npy or .safetensors");
+  auto* k = command->add_option("--k", options->k, "Keys [B,Hkv,Sk,D]");
+  auto* v = command->add_option("--v", options->v, "Values [B,Hkv,Sk,D]");
+  q->needs(k)->needs(v);
+  k->needs(q)->needs(v);
+  v->needs(q)->needs(k);
+  command
+      ->add_option("--in", options->in,
+                   "One .safetensors file with tensors q, k, v and, if it has one, mask")
+      ->excludes(q)
+      ->excludes(k)
+      ->excludes(v);
+  auto* mask = command->add_option(
+      "--mask", options->mask,
+      "Block mask, bool or uint8 [B|1,Hq|1,ceil(Sq/128),ceil(Sk/64)], 1 computes a block");
+  command
+      ->add_option("--pattern", options->pattern,
+                   std::string("Mask by formula: ") + kMaskPatternForms)
+      ->excludes(mask);
+  command->add_flag("--causal", options->is_causal,
+                    "Query i sees keys j <= i + Sk - Sq only, also within blocks");
+  command->add_option("--layout", options->layout, "HND [B,H,S,D] or NHD [B,S,H,D] [HND]")
+      ->transform(ByName({Layout::kHnd, Layout::kNhd}));
+  command
+      ->add_option("--dtype", options->dtype,
+                   "fp16 or bf16: of generated inputs, and what float32 files are sent as [fp16]")
+      ->transform(ByName({DType::kFloat16, DType::kBFloat16}));
+  command
+      ->add_option("--output-dtype", options->output_dtype,
+                   "fp16, bf16 or fp32 [that of the inputs]")
+      ->transform(ByName({DType::kFloat16, DType::kBFloat16, DType::kFloat32}));
+  command->add_option("--scale", options->softmax_scale, "Multiplies q k^T [D^-0.5]");
+  command
+      ->add_option("--seqlens-q", options->seqlens_q,
+                   "Effective query lengths, one per batch entry: 100,80")
+      ->delimiter(',');
+  command->add_option("--seqlens-k", options->seqlens_k, "Effective key lengths, likewise")
+      ->delimiter(',');
+}
+
+void AddPrecisionOption(CLI::App* command, Precision* precision) {
+  command->add_option("--precision", *precision, kPrecisionHelp)->transform(PrecisionByName());
+}
+
+void AddPrecisionOption(CLI::App* command, std::vector<Precision>* precisions) {
+  command
+      ->add_option("--precision", *precisions,
+                   std::string(kPrecisionHelp) + "; several, comma-separated, give a row each")
+      ->delimiter(',')
+      ->transform(PrecisionByName());
+}
+
+}  // namespace sage::cli

@@ -1,0 +1,25 @@
+// Options of every subcommand that talks to a server.
+#ifndef SAGE_CLIENT_CLI_SERVER_OPTIONS_H_
+#define SAGE_CLIENT_CLI_SERVER_OPTIONS_H_
+
+#include <memory>
+#include <string>
+
+#include "CLI/App.hpp"
+#include "absl/status/statusor.h"
+#include "client/client.h"
+
+namespace sage::cli {
+
+struct ServerOptions {
+  std::string target = ClientOptions{}.target;
+  double timeout_seconds = 0;  // 0: none
+};
+
+void AddServerOptions(CLI::App* command, ServerOptions* options);
+
+absl::StatusOr<std::unique_ptr<Client>> Connect(const ServerOptions& options);
+
+}  // namespace sage::cli
+
+#endif  // SAGE_CLIENT_CLI_SERVER_OPTIONS_H_
