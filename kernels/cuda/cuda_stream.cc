@@ -1,0 +1,142 @@
+#include "kernels/cuda/cuda_stream.h"
+
+#include <memory>
+
+#include "kernels/cuda/attend_plan.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/prepare_kv.h"
+#include "kernels/cuda/prepared_kv.h"
+#include "kernels/cuda/work_list.h"
+
+namespace sage::cuda {
+namespace {
+
+struct Callback {
+  std::function<void(absl::Status)> function;
+  DeviceState* state;
+};
+
+// Runs on a thread of the driver, which forbids calls into CUDA.
+void RunCallback(cudaStream_t /*stream*/, cudaError_t error, void* data) {
+  const std::unique_ptr<Callback> callback(static_cast<Callback*>(data));
+  callback->function(callback->state->Check(error, "running queued work"));
+}
+
+}  // namespace
+
+absl::StatusOr<double> CudaEvent::SecondsSince(const Event& earlier) const {
+  float milliseconds = 0;
+  const cudaError_t error = cudaEventElapsedTime(
+      &milliseconds, static_cast<const CudaEvent&>(earlier).get(), event_.get());
+  if (error != cudaSuccess) return ToStatus(error, "reading the time between events");
+  return milliseconds * 1e-3;
+}
+
+template <typename Call>
+absl::Status CudaStream::Run(const char* action, const Call& call) {
+  if (absl::Status status = UseDevice(state_.properties().ordinal); !status.ok()) return status;
+  return state_.Check(call(), action);
+}
+
+absl::Status CudaStream::Copy(void* target, const void* source, std::size_t bytes,
+                              cudaMemcpyKind kind) {
+  return Run("copying",
+             [&] { return cudaMemcpyAsync(target, source, bytes, kind, stream_.get()); });
+}
+
+absl::Status CudaStream::CopyToDevice(void* device, const void* host, std::size_t bytes) {
+  return Copy(device, host, bytes, cudaMemcpyHostToDevice);
+}
+
+absl::Status CudaStream::CopyToHost(void* host, const void* device, std::size_t bytes) {
+  return Copy(host, device, bytes, cudaMemcpyDeviceToHost);
+}
+
+absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
+  if (task.precision == Precision::kFp16) return absl::OkStatus();
+  if (absl::Status status = CheckAlignment("k", task.k); !status.ok()) return status;
+  const PreparedKvLayout layout(task);
+  auto* const base = static_cast<std::uint8_t*>(prepared);
+  const PrepareKeysArgs args = {
+      .k = ToDeviceHeads(task.k, task.dtype),
+      .type = ToElementType(task.dtype),
+      .num_heads = task.num_heads,
+      .length_k = static_cast<std::int32_t>(task.length_k),
+      .head_dim = static_cast<std::int32_t>(task.head_dim),
+      .padded_dim = static_cast<std::int32_t>(PaddedHeadDim(task.head_dim)),
+      .k8 = base + layout.k8,
+      .scales = reinterpret_cast<float*>(base + layout.scales),
+      .smoothing = reinterpret_cast<float*>(base + layout.smoothing),
+  };
+  return Run("quantising keys", [&] { return LaunchPrepareKeys(args, stream_.get()); });
+}
+
+absl::Status CudaStream::Attend(std::span<const AttendTask> tasks, void* workspace) {
+  const absl::StatusOr<AttendPlan> plan = MakeAttendPlan(tasks);
+  if (!plan.ok()) return plan.status();
+  if (plan->num_items == 0) return absl::OkStatus();
+  for (const AttendPlan::Group& group : plan->groups) {
+    if (!state_.HasKernel(group.key)) {
+      return absl::UnimplementedError("Attend: no kernel for this precision and dtype");
+    }
+  }
+
+  const WorkspaceLayout layout(tasks);
+  auto* const base = static_cast<std::byte*>(workspace);
+  auto* const table = reinterpret_cast<DeviceTask*>(base + layout.tasks);
+  auto* const items = reinterpret_cast<WorkItem*>(base + layout.items);
+  auto* const next_items = reinterpret_cast<std::uint32_t*>(base + layout.next_items);
+  const auto num_tasks = static_cast<std::int32_t>(plan->tasks.size());
+  const WorkListArgs lists = {.tasks = table,
+                              .num_tasks = num_tasks,
+                              .num_rows = static_cast<std::int32_t>(plan->num_rows),
+                              .rows = reinterpret_cast<ListRow*>(base + layout.rows),
+                              .lists = reinterpret_cast<std::int32_t*>(base + layout.lists)};
+
+  return Run("attending", [&] {
+    cudaError_t error = LaunchWriteTasks(plan->tasks.data(), num_tasks, table, stream_.get());
+    if (error == cudaSuccess) error = LaunchBuildLists(lists, stream_.get());
+    for (std::size_t i = 0; i < plan->groups.size() && error == cudaSuccess; ++i) {
+      const TaskGroup& range = plan->groups[i].range;
+      error =
+          LaunchSortItems(lists, range, items + range.item_begin, next_items + i, stream_.get());
+      if (error != cudaSuccess) break;
+      const WorkTable work = {
+          .tasks = table,
+          .rows = lists.rows,
+          .lists = lists.lists,
+          .items = items + range.item_begin,
+          .next_item = next_items + i,
+          .num_items = static_cast<std::uint32_t>(range.item_end - range.item_begin)};
+      error = sm80::Launch(state_.kernel(plan->groups[i].key), work, stream_.get());
+    }
+    return error;
+  });
+}
+
+absl::Status CudaStream::Record(Event& event) {
+  return Run("recording an event",
+             [&] { return cudaEventRecord(static_cast<CudaEvent&>(event).get(), stream_.get()); });
+}
+
+absl::Status CudaStream::Wait(const Event& event) {
+  return Run("waiting for an event", [&] {
+    return cudaStreamWaitEvent(stream_.get(), static_cast<const CudaEvent&>(event).get());
+  });
+}
+
+absl::Status CudaStream::Then(std::function<void(absl::Status)> callback) {
+  auto data = std::make_unique<Callback>(Callback{std::move(callback), &state_});
+  // Not cudaLaunchHostFunc, which is never called once the device has failed.
+  absl::Status status = Run("queueing a callback", [&] {
+    return cudaStreamAddCallback(stream_.get(), RunCallback, data.get(), 0);
+  });
+  if (status.ok()) static_cast<void>(data.release());  // RunCallback owns it now
+  return status;
+}
+
+absl::Status CudaStream::Synchronize() {
+  return Run("running queued work", [&] { return cudaStreamSynchronize(stream_.get()); });
+}
+
+}  // namespace sage::cuda

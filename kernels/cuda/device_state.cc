@@ -1,0 +1,46 @@
+#include "kernels/cuda/device_state.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/resources.h"
+
+namespace sage::cuda {
+
+absl::Status DeviceState::LoadKernels() {
+  if (absl::Status status = UseDevice(properties_.ordinal); !status.ok()) return status;
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+    for (const int padded_dim : {64, 128}) {
+      const ElementType type = ToElementType(dtype);
+      sm80::Kernel& int8 = kernels_[{Precision::kQkInt8PvFp16, dtype, padded_dim}];
+      sm80::Kernel& fp16 = kernels_[{Precision::kFp16, dtype, padded_dim}];
+      cudaError_t error = sm80::LoadQkInt8PvFp16(type, padded_dim, properties_.num_sms, &int8);
+      if (error == cudaSuccess) {
+        error = sm80::LoadFp16(type, padded_dim, properties_.num_sms, &fp16);
+      }
+      if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+        return absl::FailedPreconditionError(absl::StrCat(
+            "this program has no kernels for sm_", properties_.compute_capability, " (",
+            properties_.name, "); build with CMAKE_CUDA_ARCHITECTURES=native, or take a build for ",
+            "all devices"));
+      }
+      if (error != cudaSuccess) return ToStatus(error, "loading kernels");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceState::Check(cudaError_t error, std::string_view action) {
+  absl::Status status = ToStatus(error, action);
+  if (IsSticky(error)) {
+    const absl::MutexLock lock(&mutex_);
+    health_.Update(status);
+  }
+  return status;
+}
+
+absl::Status DeviceState::Health() const {
+  const absl::MutexLock lock(&mutex_);
+  return health_;
+}
+
+}  // namespace sage::cuda

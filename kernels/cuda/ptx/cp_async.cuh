@@ -1,0 +1,36 @@
+// Asynchronous copies from global to shared memory (sm_80+).
+#ifndef SAGE_KERNELS_CUDA_PTX_CP_ASYNC_CUH_
+#define SAGE_KERNELS_CUDA_PTX_CP_ASYNC_CUH_
+
+#include <cstdint>
+
+namespace sage::cuda::ptx {
+
+// cp.async.cg: copies `source_bytes` (0 or 16) bytes past L1 and zero-fills the rest of 16. Nothing
+// is read where source_bytes is 0.
+__device__ __forceinline__ void CopyAsync16(std::uint32_t smem, const void* gmem,
+                                            std::uint32_t source_bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem), "l"(gmem),
+               "r"(source_bytes)
+               : "memory");
+}
+
+// cp.async.ca: copies 4 bytes.
+__device__ __forceinline__ void CopyAsync4(std::uint32_t smem, const void* gmem) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(smem), "l"(gmem) : "memory");
+}
+
+// cp.async.commit_group: closes the group of copies issued by this thread since the last one.
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// cp.async.wait_group: waits until at most kPending of this thread's groups are in flight.
+template <int kPending>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+}  // namespace sage::cuda::ptx
+
+#endif  // SAGE_KERNELS_CUDA_PTX_CP_ASYNC_CUH_

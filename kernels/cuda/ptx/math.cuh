@@ -1,0 +1,39 @@
+// Single instructions of arithmetic.
+#ifndef SAGE_KERNELS_CUDA_PTX_MATH_CUH_
+#define SAGE_KERNELS_CUDA_PTX_MATH_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace sage::cuda::ptx {
+
+// ex2.approx.ftz: 2^x within 2 ulp; 0 below 2^-126.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// cvt.rn: two fp32 as a pair of 16-bit elements, `low` in the lower half.
+template <typename Element>
+__device__ __forceinline__ std::uint32_t Pack(float low, float high);
+
+template <>
+__device__ __forceinline__ std::uint32_t Pack<__half>(float low, float high) {
+  std::uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+template <>
+__device__ __forceinline__ std::uint32_t Pack<__nv_bfloat16>(float low, float high) {
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+}  // namespace sage::cuda::ptx
+
+#endif  // SAGE_KERNELS_CUDA_PTX_MATH_CUH_

@@ -1,0 +1,771 @@
+// Block-sparse attention of many tasks with mma.sync, for every GPU from sm_80 on.
+//
+//   o = softmax(scale * q k^T, masked) v, by online softmax over listed key blocks
+//
+// Source: FlashAttention-2 (Dao, 2023) for the loop, SageAttention (Zhang et al., 2024) for INT8
+// scores with smoothed K. One work item is a tile of 128 query rows of one head; four warps take 32
+// rows each, so that every fragment of K and V read from shared memory feeds two MMAs:
+//
+//              key block i            channels
+//   warp 0   [32 x 64 scores]  ->  [32 x head_dim]    K: ldmatrix, V: ldmatrix.trans
+//   warp 1   [32 x 64 scores]  ->  [32 x head_dim]    scores, P and the sums stay in registers
+//   warp 2   ...
+//   warp 3   ...
+//
+// All warps fetch blocks by cp.async into a ring of stages, one barrier a block. The grid is
+// persistent: thread blocks draw items from an atomic counter, longest first. What an item computes
+// depends on nothing but its own task, so its bits do not either.
+#ifndef SAGE_KERNELS_CUDA_SM80_ATTEND_CUH_
+#define SAGE_KERNELS_CUDA_SM80_ATTEND_CUH_
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/device_task.h"
+#include "kernels/cuda/ptx/cp_async.cuh"
+#include "kernels/cuda/ptx/ldmatrix.cuh"
+#include "kernels/cuda/ptx/math.cuh"
+#include "kernels/cuda/ptx/mma.cuh"
+#include "kernels/cuda/sage1.cuh"
+#include "kernels/cuda/sm80/attend_shape.h"
+
+namespace sage::cuda::sm80 {
+
+inline constexpr int kWarpRows = kTileRows / kWarps;  // two fragments of 16 rows
+inline constexpr int kFragmentRows = 16;
+inline constexpr int kFragments = kWarpRows / kFragmentRows;
+
+inline constexpr float kNegativeInfinity = -__builtin_huge_valf();
+inline constexpr float kLog2E = 1.4426950408889634F;
+inline constexpr float kLn2 = 0.6931471805599453F;
+
+// INT8 sums start at the bits of 12582912.0f = 1.5 * 2^23, so that the bits of a sum s read as the
+// float 12582912 + s: exact for |s| < 2^22, and 127 * 127 * 128 is less.
+inline constexpr int kScoreBiasBits = 0x4B400000;
+inline constexpr float kScoreBias = 12582912.0F;
+
+// The running maximum may lag behind the true one by this much (log2) before sums are rescaled:
+// probabilities stay below 2^8, far inside FP16.
+inline constexpr float kMaxLag = 8.0F;
+// A score unit (log2) above which the bias would cost accuracy: the product with 12582912 is then
+// rounded to 1/32 or worse.
+inline constexpr float kLargestFoldedUnit = 0.0625F;
+// A maximum (log2) above which fma(score, unit, -maximum) may miss 0 by more than 1/64.
+inline constexpr float kLargestFoldedMax = 262144.0F;
+
+// Tile of bytes in shared memory, rows of 64, 128 or 256 bytes, in chunks of 16 that are swizzled
+// so that the eight rows of an 8x8 matrix lie in different banks.
+template <int kRowBytes>
+struct SwizzledTile {
+  static_assert(kRowBytes == 64 || kRowBytes == 128 || kRowBytes == 256);
+  static constexpr int kChunks = kRowBytes / 16;
+
+  // What the chunk index of a row is combined with, by exclusive or.
+  static __device__ __forceinline__ int Twist(int row) {
+    return kRowBytes == 64 ? (row >> 1) & 3 : row & 7;
+  }
+  static __device__ __forceinline__ std::uint32_t Offset(int row, int chunk) {
+    return row * kRowBytes + ((chunk ^ Twist(row)) << 4);
+  }
+  // The address 2 * step chunks after one of chunk 0 or 1, in a tile aligned to 128 bytes.
+  static __device__ __forceinline__ std::uint32_t Step(std::uint32_t address, int step) {
+    return (address ^ (step % 4 << 5)) + step / 4 * 128;
+  }
+};
+
+// What a thread block knows of its work item. Lies in shared memory, for the sake of registers.
+struct TileContext {
+  const DeviceTask* task;
+  const std::int32_t* list;  // nullptr: block i is i
+  const std::uint8_t* q;
+  const std::uint8_t* k;
+  const std::uint8_t* v;
+  const float* k_scales;
+  const float* smoothing;
+  std::int64_t k_row_stride_bytes;
+  std::int64_t v_row_stride_bytes;
+  std::int32_t full;
+  std::int32_t total;
+  std::int32_t head;
+  std::int32_t first_row;
+  std::int32_t length_k;
+  std::int32_t head_dim;
+
+  __device__ __forceinline__ int Block(int i) const {
+    return list == nullptr ? i : __ldg(list + i);
+  }
+};
+
+template <typename Policy>
+struct SharedStorage {
+  struct Stage {
+    alignas(128) std::uint8_t k[kBlockKeys * Policy::kScoreRowBytes];
+    alignas(128) std::uint8_t v[kBlockKeys * Policy::kValueRowBytes];
+  };
+  Stage stages[Policy::kStages];
+  // Q of the whole tile. Where warps keep it in registers it only passes through the last stage, to
+  // which no block comes before the mainloop.
+  alignas(128) std::uint8_t own_q[Policy::kOwnQueryBytes];
+  float score_unit[kTileRows];  // log2 units of a raw score, but for the scale of K
+  float k_scale[Policy::kStages];
+  // Keys of a partial block whose row of V is not finite, a bit each.
+  std::uint32_t bad_keys[Policy::kStages][2];
+  std::uint32_t next_item;
+  TileContext context;
+
+  __device__ __forceinline__ std::uint8_t* q() {
+    static_assert(sizeof(Stage) >= kTileRows * Policy::kScoreRowBytes ||
+                  !Policy::kQueriesInRegisters);
+    return Policy::kQueriesInRegisters ? stages[Policy::kStages - 1].k : own_q;
+  }
+};
+
+template <typename Policy>
+__device__ __forceinline__ TileContext MakeContext(const WorkTable& table,
+                                                   std::uint32_t item_index) {
+  const WorkItem item = table.items[item_index];
+  const DeviceTask& task = table.tasks[item.task];
+  const ListRow row = table.rows[item.row];
+  const std::int64_t head_kv = item.head / task.group_size;
+  TileContext context;
+  context.task = &task;
+  context.list = task.mask == nullptr
+                     ? nullptr
+                     : table.lists + task.list_begin +
+                           static_cast<std::int64_t>(item.row - task.row_begin) * task.blocks_k;
+  context.head = item.head;
+  context.first_row = item.tile * kTileRows;
+  context.q = task.q.data + item.head * task.q.head_stride_bytes +
+              context.first_row * task.q.row_stride_bytes;
+  context.k = task.k.data + head_kv * task.k.head_stride_bytes;
+  context.v = task.v.data + head_kv * task.v.head_stride_bytes;
+  context.k_scales = task.k_scales + head_kv * task.blocks_k;
+  context.smoothing = task.smoothing + head_kv * Policy::kHeadDim;
+  context.k_row_stride_bytes = task.k.row_stride_bytes;
+  context.v_row_stride_bytes = task.v.row_stride_bytes;
+  context.full = row.full;
+  context.total = row.total;
+  context.length_k = task.length_k;
+  context.head_dim = task.head_dim;
+  return context;
+}
+
+// Where the lse of a row of the tile lies.
+__device__ __forceinline__ std::int64_t LseIndex(const TileContext& context, int row) {
+  return static_cast<std::int64_t>(context.head) * context.task->q_rows + context.first_row + row;
+}
+
+// Copies rows [0, rows) of a 16-bit tensor into a tile of kRows, zeros elsewhere.
+template <int kRows, int kRowBytes>
+__device__ __forceinline__ void CopyRows(std::uint32_t smem, const std::uint8_t* gmem,
+                                         std::int64_t row_stride_bytes, int rows, int head_dim) {
+  using Tile = SwizzledTile<kRowBytes>;
+  constexpr int kRowStep = kThreads / Tile::kChunks;
+  const int chunk = threadIdx.x % Tile::kChunks;
+  const int first = threadIdx.x / Tile::kChunks;
+  const bool in_head = chunk * 8 < head_dim;
+  const std::uint8_t* source = gmem + first * row_stride_bytes + chunk * 16;
+  // Rows of a thread are a multiple of 8 apart: the twist is the same for all.
+  const std::uint32_t target = smem + Tile::Offset(first, chunk);
+#pragma unroll
+  for (int i = 0; i < kRows / kRowStep; ++i) {
+    const bool exists = in_head && first + i * kRowStep < rows;
+    ptx::CopyAsync16(target + i * kRowStep * kRowBytes,
+                     exists ? source + i * kRowStep * row_stride_bytes : gmem, exists ? 16 : 0);
+  }
+}
+
+// Starts the copy of key block `block` into `stage`.
+template <typename Policy>
+__device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage, int stage, int block) {
+  const TileContext& context = storage.context;
+  const std::uint32_t smem_k = __cvta_generic_to_shared(storage.stages[stage].k);
+  const std::uint32_t smem_v = __cvta_generic_to_shared(storage.stages[stage].v);
+  const std::int64_t first_key = static_cast<std::int64_t>(block) * kBlockKeys;
+  const int keys = static_cast<int>(min(static_cast<std::int64_t>(context.length_k) - first_key,
+                                        static_cast<std::int64_t>(kBlockKeys)));
+  if constexpr (Policy::kInt8Scores) {
+    using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+    constexpr int kRowStep = kThreads / Tile::kChunks;
+    const int chunk = threadIdx.x % Tile::kChunks;
+    const int first = threadIdx.x / Tile::kChunks;
+    const std::uint8_t* source = context.k + first_key * Policy::kScoreRowBytes + threadIdx.x * 16;
+    const std::uint32_t target = smem_k + Tile::Offset(first, chunk);
+#pragma unroll
+    for (int i = 0; i < kBlockKeys / kRowStep; ++i) {
+      ptx::CopyAsync16(target + i * kThreads * 16, source + i * kThreads * 16, 16);
+    }
+    if (threadIdx.x == 0) {
+      ptx::CopyAsync4(__cvta_generic_to_shared(&storage.k_scale[stage]), context.k_scales + block);
+    }
+  } else {
+    CopyRows<kBlockKeys, Policy::kScoreRowBytes>(
+        smem_k, context.k + first_key * context.k_row_stride_bytes, context.k_row_stride_bytes,
+        keys, context.head_dim);
+  }
+  CopyRows<kBlockKeys, Policy::kValueRowBytes>(smem_v,
+                                               context.v + first_key * context.v_row_stride_bytes,
+                                               context.v_row_stride_bytes, keys, context.head_dim);
+}
+
+// Quantises the 32 query rows of this warp into shared memory, a scale a row; for the lse of
+// unsmoothed scores also q . c. Eight lanes share a row.
+template <typename Policy>
+__device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) {
+  using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+  constexpr int kLanesPerRow = 8;
+  constexpr int kChannels = Policy::kHeadDim / kLanesPerRow;  // of a lane: 8 or 16
+  constexpr int kVectors = kChannels / 8;
+  constexpr int kRowsAtOnce = 32 / kLanesPerRow;
+  const int warp_row = threadIdx.x / 32 * kWarpRows;
+  const int part = threadIdx.x % kLanesPerRow;
+  const TileContext& context = storage.context;
+  const DeviceTask& task = *context.task;
+#pragma unroll
+  for (int i = 0; i < kWarpRows / kRowsAtOnce; ++i) {
+    const int row = warp_row + i * kRowsAtOnce + threadIdx.x % 32 / kLanesPerRow;
+    const bool exists = context.first_row + row < task.rows_valid;
+    uint4 words[kVectors];
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      words[j] = make_uint4(0, 0, 0, 0);
+      const int channel = part * kChannels + j * 8;
+      if (exists && channel < context.head_dim) {
+        words[j] = __ldg(reinterpret_cast<const uint4*>(context.q + row * task.q.row_stride_bytes +
+                                                        channel * 2));
+      }
+    }
+    float2 values[kChannels / 2];
+    std::uint32_t max_bits = 0;
+    float dot = 0.0F;
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      const std::uint32_t pairs[4] = {words[j].x, words[j].y, words[j].z, words[j].w};
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        const float2 pair = Widen<typename Policy::Element>(pairs[p]);
+        values[j * 4 + p] = pair;
+        max_bits = max(max_bits, max(MagnitudeBits(pair.x), MagnitudeBits(pair.y)));
+      }
+    }
+    if (task.lse != nullptr) {
+#pragma unroll
+      for (int p = 0; p < kChannels / 2; ++p) {
+        const float2 c =
+            __ldg(reinterpret_cast<const float2*>(context.smoothing + part * kChannels) + p);
+        dot = fmaf(values[p].x, c.x, dot);
+        dot = fmaf(values[p].y, c.y, dot);
+      }
+    }
+#pragma unroll
+    for (int lane = 1; lane < kLanesPerRow; lane *= 2) {
+      max_bits = max(max_bits, __shfl_xor_sync(0xffffffffU, max_bits, lane));
+      dot += __shfl_xor_sync(0xffffffffU, dot, lane);
+    }
+    const GroupScale group = MakeGroupScale(max_bits);
+    std::uint32_t bytes[kChannels / 4];
+#pragma unroll
+    for (int w = 0; w < kChannels / 4; ++w) {
+      bytes[w] = QuantizeWord(values[2 * w].x, values[2 * w].y, values[2 * w + 1].x,
+                              values[2 * w + 1].y, group.factor);
+    }
+    if constexpr (kChannels == 16) {
+      *reinterpret_cast<uint4*>(storage.q() + Tile::Offset(row, part)) =
+          make_uint4(bytes[0], bytes[1], bytes[2], bytes[3]);
+    } else {
+      *reinterpret_cast<uint2*>(storage.q() + Tile::Offset(row, part / 2) + part % 2 * 8) =
+          make_uint2(bytes[0], bytes[1]);
+    }
+    if (part == 0) {
+      storage.score_unit[row] = task.softmax_scale * kLog2E * group.scale;
+      // The row's lse is to have this added in the end; until then it waits there.
+      if (task.lse != nullptr && context.first_row + row < task.q_rows) {
+        task.lse[LseIndex(context, row)] = task.softmax_scale * dot;
+      }
+    }
+  }
+}
+
+// Non-finite values of a partial block, among those that this thread copied, become 0 and their key
+// is marked: p = 0 of a row that cannot see the key would turn them into NaN.
+template <typename Policy>
+__device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage, int stage) {
+  using Tile = SwizzledTile<Policy::kValueRowBytes>;
+  constexpr std::uint32_t kExponent =
+      std::is_same_v<typename Policy::Element, __half> ? 0x7c00U : 0x7f80U;
+  constexpr int kRowStep = kThreads / Tile::kChunks;
+  const int first = threadIdx.x / Tile::kChunks;
+  std::uint8_t* const base =
+      storage.stages[stage].v + Tile::Offset(first, threadIdx.x % Tile::kChunks);
+#pragma unroll
+  for (int i = 0; i < kBlockKeys / kRowStep; ++i) {
+    std::uint32_t* const words =
+        reinterpret_cast<std::uint32_t*>(base + i * kRowStep * Policy::kValueRowBytes);
+    bool bad = false;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      bad |= (words[w] & kExponent) == kExponent;
+      bad |= (words[w] >> 16 & kExponent) == kExponent;
+    }
+    if (bad) {
+      const int key = first + i * kRowStep;
+      *reinterpret_cast<uint4*>(words) = make_uint4(0, 0, 0, 0);
+      atomicOr(&storage.bad_keys[stage][key / 32], 1U << (key % 32));
+    }
+  }
+}
+
+// Fragments of one warp: scores of kStepKeys keys by 32 rows.
+template <typename Policy>
+using Scores = typename Policy::Score[kFragments][Policy::kStepKeys / 8][4];
+
+__device__ __forceinline__ float AsFloat(int score) { return __int_as_float(score); }
+__device__ __forceinline__ float AsFloat(float score) { return score; }
+__device__ __forceinline__ void Set(int& score, float value) { score = __float_as_int(value); }
+__device__ __forceinline__ void Set(float& score, float value) { score = value; }
+
+// Largest of a row's scores. The bits of biased INT8 scores, which are positive floats, and of -inf
+// order like integers.
+template <int kCount>
+__device__ __forceinline__ float RowMax(const int (&scores)[kCount][4], int half) {
+  int result = max(scores[0][2 * half], scores[0][2 * half + 1]);
+#pragma unroll
+  for (int j = 1; j < kCount; ++j) {
+    result = __vimax3_s32(result, scores[j][2 * half], scores[j][2 * half + 1]);
+  }
+  result = max(result, __shfl_xor_sync(0xffffffffU, result, 1));
+  result = max(result, __shfl_xor_sync(0xffffffffU, result, 2));
+  return __int_as_float(result);
+}
+template <int kCount>
+__device__ __forceinline__ float RowMax(const float (&scores)[kCount][4], int half) {
+  float result = kNegativeInfinity;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    result = fmaxf(result, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
+  }
+  result = fmaxf(result, __shfl_xor_sync(0xffffffffU, result, 1));
+  return fmaxf(result, __shfl_xor_sync(0xffffffffU, result, 2));
+}
+
+// The part of an item that one warp computes: state of the online softmax and its steps.
+template <typename Policy>
+class WarpTile {
+ public:
+  static constexpr int kStepTiles = Policy::kStepKeys / 8;    // score fragments a step
+  static constexpr int kChannelTiles = Policy::kHeadDim / 8;  // output fragments
+  static constexpr int kScoreSteps = Policy::kScoreRowBytes / 32;
+  using ScoreTile = SwizzledTile<Policy::kScoreRowBytes>;
+  using ValueTile = SwizzledTile<Policy::kValueRowBytes>;
+
+  explicit __device__ __forceinline__ WarpTile(SharedStorage<Policy>& storage) : storage_(storage) {
+    const int matrix = threadIdx.x % 32 / 8;
+    const int row = threadIdx.x % 8;
+    q_offset_ = ScoreTile::Offset(warp_row() + (matrix & 1) * 8 + row, matrix >> 1);
+    k_offset_ = ScoreTile::Offset((matrix >> 1) * 8 + row, matrix & 1);
+    v_offset_ = ValueTile::Offset((matrix & 1) * 8 + row, matrix >> 1);
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        max_[f][half] = kNegativeInfinity;
+        sum_[f][half] = 0.0F;
+      }
+#pragma unroll
+      for (int n = 0; n < kChannelTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out_[f][n][e] = 0.0F;
+      }
+    }
+  }
+
+  // Reads what the prologue left in shared memory.
+  __device__ __forceinline__ void LoadQueries() {
+    if constexpr (Policy::kQueriesInRegisters) {
+      const std::uint32_t smem_q = __cvta_generic_to_shared(storage_.q());
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+        for (int step = 0; step < kScoreSteps; ++step) {
+          ptx::LoadMatrices(q_[f][step], ScoreTile::Step(smem_q + q_offset_, step) +
+                                             f * kFragmentRows * Policy::kScoreRowBytes);
+        }
+      }
+    }
+  }
+
+  // scores = q k^T for keys [step * kStepKeys, + kStepKeys) of the block in `stage`.
+  __device__ __forceinline__ void MultiplyKeys(int stage, int step, Scores<Policy>& scores) const {
+    const std::uint32_t smem_q = __cvta_generic_to_shared(storage_.q());
+    const std::uint32_t smem_k = __cvta_generic_to_shared(storage_.stages[stage].k) +
+                                 step * Policy::kStepKeys * Policy::kScoreRowBytes;
+#pragma unroll
+    for (int d = 0; d < kScoreSteps; ++d) {
+      std::uint32_t a[kFragments][4];
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f) {
+        if constexpr (Policy::kQueriesInRegisters) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) a[f][e] = q_[f][d][e];
+        } else {
+          ptx::LoadMatrices(a[f], ScoreTile::Step(smem_q + q_offset_, d) +
+                                      f * kFragmentRows * Policy::kScoreRowBytes);
+        }
+      }
+#pragma unroll
+      for (int pair = 0; pair < kStepTiles / 2; ++pair) {
+        std::uint32_t b[4];  // keys 16 pair .. + 15, 32 bytes of channels
+        ptx::LoadMatrices(
+            b, ScoreTile::Step(smem_k + k_offset_, d) + pair * 16 * Policy::kScoreRowBytes);
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f) {
+          MultiplyOne(scores[f][2 * pair], a[f], b[0], b[1], d == 0);
+          MultiplyOne(scores[f][2 * pair + 1], a[f], b[2], b[3], d == 0);
+        }
+      }
+    }
+  }
+
+  // Turns scores into probabilities, rescaling what was summed where the maximum has moved, and
+  // adds their products with V. `first_key` is that of the step, within the entry.
+  __device__ __forceinline__ void AddStep(int stage, int step, int i, Scores<Policy>& scores) {
+    const bool partial = i >= storage_.context.full;
+    if (partial) MaskScores(stage, step, i, scores);
+    const float k_scale = Policy::kInt8Scores ? storage_.k_scale[stage] : 1.0F;
+    float unit[kFragments][2];
+    float offset[kFragments][2];
+    float step_max[kFragments][2];
+    bool moved = false;
+    bool exact = partial;
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        unit[f][half] = storage_.score_unit[warp_row() + LocalRow(f, half)] * k_scale;
+        const float raw = RowMax(scores[f], half) - Policy::kBias;
+        // -inf where nothing is visible, also for a unit of 0.
+        step_max[f][half] = raw == kNegativeInfinity ? raw : __fmul_rn(raw, unit[f][half]);
+        moved |= step_max[f][half] > max_[f][half] + kMaxLag;
+        exact |= Policy::kInt8Scores ? unit[f][half] > kLargestFoldedUnit
+                                     : fabsf(step_max[f][half]) > kLargestFoldedMax;
+      }
+    }
+    if (__any_sync(0xffffffffU, moved)) Rescale(step_max);
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        offset[f][half] = -fmaf(Policy::kBias, unit[f][half], max_[f][half]);
+      }
+    }
+    if (__any_sync(0xffffffffU, exact)) TakeExponents(scores, unit, offset);
+
+    const std::uint32_t smem_v = __cvta_generic_to_shared(storage_.stages[stage].v) +
+                                 step * Policy::kStepKeys * Policy::kValueRowBytes;
+#pragma unroll
+    for (int keys = 0; keys < Policy::kStepKeys / 16; ++keys) {
+      std::uint32_t p[kFragments][4];
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int half = e % 2;
+          const auto& pair = scores[f][2 * keys + e / 2];
+          const float low =
+              ptx::Exp2(fmaf(AsFloat(pair[2 * half]), unit[f][half], offset[f][half]));
+          const float high =
+              ptx::Exp2(fmaf(AsFloat(pair[2 * half + 1]), unit[f][half], offset[f][half]));
+          sum_[f][half] += low + high;
+          p[f][e] = ptx::Pack<typename Policy::Element>(low, high);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kChannelTiles / 2; ++n) {
+        std::uint32_t b[4];  // 16 keys, channels 16 n .. + 15
+        ptx::LoadMatricesTransposed(
+            b, ValueTile::Step(smem_v + v_offset_, n) + keys * 16 * Policy::kValueRowBytes);
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f) {
+          ptx::MmaFloat16<typename Policy::Element>(out_[f][2 * n], p[f], b[0], b[1],
+                                                    out_[f][2 * n]);
+          ptx::MmaFloat16<typename Policy::Element>(out_[f][2 * n + 1], p[f], b[2], b[3],
+                                                    out_[f][2 * n + 1]);
+        }
+      }
+    }
+  }
+
+  // Divides by the sums and writes the 32 rows, and their lse.
+  __device__ __forceinline__ void Write() {
+    const TileContext& context = storage_.context;
+    const DeviceTask& task = *context.task;
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float sum = sum_[f][half];
+        sum += __shfl_xor_sync(0xffffffffU, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffU, sum, 2);
+        const int tile_row = warp_row() + LocalRow(f, half);
+        const std::int64_t row = context.first_row + tile_row;
+        if (row >= task.q_rows) continue;
+        const bool empty = sum == 0.0F || row >= task.rows_valid;
+        const float inverse = empty ? 0.0F : 1.0F / sum;
+        std::uint8_t* const out = task.out.data + context.head * task.out.head_stride_bytes +
+                                  row * task.out.row_stride_bytes;
+#pragma unroll
+        for (int n = 0; n < kChannelTiles; ++n) {
+          const int channel = n * 8 + threadIdx.x % 4 * 2;
+          if (n * 8 >= context.head_dim) break;
+          const float low = empty ? 0.0F : out_[f][n][2 * half] * inverse;
+          const float high = empty ? 0.0F : out_[f][n][2 * half + 1] * inverse;
+          WritePair(out, task.output_type, channel, low, high);
+        }
+        if (task.lse != nullptr && threadIdx.x % 4 == 0) {
+          float& lse = task.lse[LseIndex(context, tile_row)];
+          const float smoothing = Policy::kInt8Scores ? lse : 0.0F;
+          lse = empty ? kNegativeInfinity : kLn2 * (max_[f][half] + log2f(sum)) + smoothing;
+        }
+      }
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ int warp_row() { return threadIdx.x / 32 * kWarpRows; }
+  static __device__ __forceinline__ int LocalRow(int fragment, int half) {
+    return fragment * kFragmentRows + half * 8 + threadIdx.x % 32 / 4;
+  }
+
+  static __device__ __forceinline__ void MultiplyOne(int (&d)[4], const std::uint32_t (&a)[4],
+                                                     std::uint32_t b0, std::uint32_t b1,
+                                                     bool first) {
+    constexpr int kBias[4] = {kScoreBiasBits, kScoreBiasBits, kScoreBiasBits, kScoreBiasBits};
+    if (first) {
+      ptx::MmaInt8(d, a, b0, b1, kBias);
+    } else {
+      ptx::MmaInt8(d, a, b0, b1, d);
+    }
+  }
+  static __device__ __forceinline__ void MultiplyOne(float (&d)[4], const std::uint32_t (&a)[4],
+                                                     std::uint32_t b0, std::uint32_t b1,
+                                                     bool first) {
+    constexpr float kZero[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+    if (first) {
+      ptx::MmaFloat16<typename Policy::Element>(d, a, b0, b1, kZero);
+    } else {
+      ptx::MmaFloat16<typename Policy::Element>(d, a, b0, b1, d);
+    }
+  }
+
+  // Keys that a row sees, counted from `first_key` and clamped to [0, kBlockKeys].
+  __device__ __forceinline__ int VisibleKeys(int fragment, int half, std::int64_t first_key) const {
+    const TileContext& context = storage_.context;
+    const std::int64_t row = context.first_row + warp_row() + LocalRow(fragment, half);
+    const std::int64_t end =
+        min(row + context.task->diagonal, static_cast<std::int64_t>(context.length_k)) - first_key;
+    return static_cast<int>(
+        max(min(end, static_cast<std::int64_t>(kBlockKeys)), static_cast<std::int64_t>(0)));
+  }
+
+  // Scores of keys that a row does not see become -inf. A row that sees a key whose V is not finite
+  // becomes NaN, as it would have without ContainBadValues().
+  __device__ __forceinline__ void MaskScores(int stage, int step, int i, Scores<Policy>& scores) {
+    const std::int64_t first_key =
+        static_cast<std::int64_t>(storage_.context.Block(i)) * kBlockKeys +
+        step * Policy::kStepKeys;
+    constexpr std::uint32_t kAll = 0xffffffffU;
+    const std::uint64_t bad_block = storage_.bad_keys[stage][1];
+    const std::uint64_t bad_keys =
+        (bad_block << 32 | storage_.bad_keys[stage][0]) >> (step * Policy::kStepKeys);
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int visible = min(VisibleKeys(f, half, first_key), Policy::kStepKeys);
+#pragma unroll
+        for (int j = 0; j < kStepTiles; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            if (j * 8 + static_cast<int>(threadIdx.x % 4) * 2 + e >= visible) {
+              Set(scores[f][j][2 * half + e], kNegativeInfinity);
+            }
+          }
+        }
+        const std::uint64_t seen = visible == 64 ? ~0ULL : (1ULL << visible) - 1;
+        if ((bad_keys & seen) != 0) sum_[f][half] = __uint_as_float(kAll);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Rescale(const float (&step_max)[kFragments][2]) {
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+      float factor[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float next = fmaxf(max_[f][half], step_max[f][half]);
+        // A row that has seen nothing yet keeps its zeros: -inf minus -inf is no number.
+        factor[half] = next == kNegativeInfinity ? 1.0F : ptx::Exp2(max_[f][half] - next);
+        max_[f][half] = next;
+        sum_[f][half] *= factor[half];
+      }
+#pragma unroll
+      for (int n = 0; n < kChannelTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out_[f][n][e] *= factor[e / 2];
+      }
+    }
+  }
+
+  // Replaces scores by their exponents (log2, at most kMaxLag), without the shortcuts of the common
+  // path, which masked scores and very large ones do not survive.
+  __device__ __forceinline__ void TakeExponents(Scores<Policy>& scores,
+                                                float (&unit)[kFragments][2],
+                                                float (&offset)[kFragments][2]) const {
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float maximum = max_[f][half] == kNegativeInfinity ? 0.0F : max_[f][half];
+#pragma unroll
+        for (int j = 0; j < kStepTiles; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            auto& score = scores[f][j][2 * half + e];
+            const float raw = AsFloat(score);
+            // Rounded as the maximum was, so that its own element gets exactly 0.
+            const float exponent = __fmul_rn(raw - Policy::kBias, unit[f][half]) - maximum;
+            // The comparison keeps NaN; fminf would not.
+            Set(score, raw == kNegativeInfinity ? raw : exponent > kMaxLag ? kMaxLag : exponent);
+          }
+        }
+        unit[f][half] = 1.0F;
+        offset[f][half] = 0.0F;
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void WritePair(std::uint8_t* row, ElementType type, int channel,
+                                                   float low, float high) {
+    if (type == ElementType::kFloat32) {
+      *reinterpret_cast<float2*>(row + channel * 4) = make_float2(low, high);
+    } else if (type == ElementType::kFloat16) {
+      *reinterpret_cast<std::uint32_t*>(row + channel * 2) = ptx::Pack<__half>(low, high);
+    } else {
+      *reinterpret_cast<std::uint32_t*>(row + channel * 2) = ptx::Pack<__nv_bfloat16>(low, high);
+    }
+  }
+
+  SharedStorage<Policy>& storage_;
+  // Of this lane's row and chunk in the first fragment of a tile.
+  std::uint32_t q_offset_;
+  std::uint32_t k_offset_;
+  std::uint32_t v_offset_;
+  std::uint32_t q_[kFragments][kScoreSteps][4];
+  float max_[kFragments][2];
+  float sum_[kFragments][2];
+  float out_[kFragments][kChannelTiles][4];
+};
+
+template <typename Policy>
+__device__ __forceinline__ void AttendItem(SharedStorage<Policy>& storage) {
+  const TileContext& context = storage.context;
+  constexpr int kAhead = Policy::kStages - 1;
+  constexpr int kSteps = kBlockKeys / Policy::kStepKeys;
+
+  // Prologue: the first blocks are on their way while Q is quantised.
+  if constexpr (!Policy::kInt8Scores) {
+    CopyRows<kTileRows, Policy::kScoreRowBytes>(
+        __cvta_generic_to_shared(storage.q()), context.q, context.task->q.row_stride_bytes,
+        context.task->rows_valid - context.first_row, context.head_dim);
+    storage.score_unit[threadIdx.x] = context.task->softmax_scale * kLog2E;
+  }
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < context.total) CopyBlock(storage, i, context.Block(i));
+    ptx::CommitCopies();
+  }
+  if constexpr (Policy::kInt8Scores) QuantizeQueries(storage);
+  int next_block = kAhead < context.total ? context.Block(kAhead) : 0;
+
+  WarpTile<Policy> warp(storage);
+  if constexpr (Policy::kInt8Scores) {
+    __syncwarp();
+    warp.LoadQueries();
+  }
+
+  // Mainloop.
+  int stage = 0;
+  for (int i = 0; i < context.total; ++i) {
+    const bool partial = i >= context.full;
+    ptx::WaitForCopies<kAhead - 1>();
+    if (partial) ContainBadValues(storage, stage);
+    __syncthreads();
+    const int free_stage = stage == 0 ? kAhead : stage - 1;  // of block i - 1
+    if (threadIdx.x < 2) storage.bad_keys[free_stage][threadIdx.x] = 0;
+    if (i + kAhead < context.total) CopyBlock(storage, free_stage, next_block);
+    ptx::CommitCopies();
+    if (i + kAhead + 1 < context.total) next_block = context.Block(i + kAhead + 1);
+
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      Scores<Policy> scores;
+      warp.MultiplyKeys(stage, step, scores);
+      warp.AddStep(stage, step, i, scores);
+    }
+    stage = stage == kAhead ? 0 : stage + 1;
+  }
+
+  // Epilogue.
+  warp.Write();
+}
+
+template <typename Policy>
+__global__ void __launch_bounds__(kThreads, Policy::kMinBlocks) Attend(const WorkTable table) {
+  extern __shared__ __align__(128) std::uint8_t smem[];
+  auto& storage = *reinterpret_cast<SharedStorage<Policy>*>(smem);
+  if (threadIdx.x < Policy::kStages * 2) {
+    storage.bad_keys[threadIdx.x / 2][threadIdx.x % 2] = 0;
+  }
+  if (threadIdx.x == 0) storage.next_item = atomicAdd(table.next_item, 1U);
+  __syncthreads();
+  std::uint32_t index = storage.next_item;
+  while (index < table.num_items) {
+    __syncthreads();  // everybody has read next_item
+    if (threadIdx.x == 0) {
+      storage.context = MakeContext<Policy>(table, index);
+      storage.next_item = atomicAdd(table.next_item, 1U);
+    }
+    __syncthreads();
+    AttendItem(storage);
+    ptx::WaitForCopies<0>();
+    __syncthreads();  // the stages are free again
+    index = storage.next_item;
+  }
+}
+
+// Tuning of a kernel, and what follows from it.
+template <typename ElementT, int kHeadDimT, bool kInt8ScoresT, int kStagesT, int kMinBlocksT,
+          int kStepKeysT, bool kQueriesInRegistersT>
+struct KernelPolicy {
+  using Element = ElementT;
+  using Score = std::conditional_t<kInt8ScoresT, int, float>;
+  static constexpr int kHeadDim = kHeadDimT;  // 64 or 128; smaller ones are padded with zeros
+  static constexpr bool kInt8Scores = kInt8ScoresT;
+  static constexpr int kScoreRowBytes = kHeadDim * (kInt8Scores ? 1 : 2);
+  static constexpr int kValueRowBytes = kHeadDim * 2;
+  static constexpr float kBias = kInt8Scores ? kScoreBias : 0.0F;
+  static constexpr int kStages = kStagesT;
+  static constexpr int kMinBlocks = kMinBlocksT;  // thread blocks an SM, which bounds registers
+  static constexpr int kStepKeys = kStepKeysT;    // keys a softmax step: 32 or 64
+  static constexpr bool kQueriesInRegisters = kQueriesInRegistersT;
+  static constexpr int kOwnQueryBytes = kQueriesInRegisters ? 1 : kTileRows * kScoreRowBytes;
+  static_assert(kInt8Scores || !kQueriesInRegisters, "16-bit Q would not fit");
+};
+
+}  // namespace sage::cuda::sm80
+
+#endif  // SAGE_KERNELS_CUDA_SM80_ATTEND_CUH_

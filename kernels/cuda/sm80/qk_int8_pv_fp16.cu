@@ -1,0 +1,29 @@
+// Kernels of precision qk_int8_pv_fp16: INT8 scores of smoothed K, FP16 or BF16 probabilities.
+#include "kernels/cuda/sm80/load.cuh"
+
+namespace sage::cuda::sm80 {
+namespace {
+
+// Two thread blocks an SM; the sums of 32 rows take half of the registers, so Q stays in shared
+// memory.
+template <typename Element>
+using Policy128 = KernelPolicy<Element, 128, true, /*stages=*/3, /*min blocks=*/2,
+                               /*step keys=*/64, /*Q in registers=*/false>;
+template <typename Element>
+using Policy64 = KernelPolicy<Element, 64, true, /*stages=*/3, /*min blocks=*/2,
+                              /*step keys=*/64, /*Q in registers=*/true>;
+
+template <typename Element>
+cudaError_t LoadElement(int padded_dim, int num_sms, Kernel* kernel) {
+  return padded_dim == 64 ? Load<Policy64<Element>>(num_sms, kernel)
+                          : Load<Policy128<Element>>(num_sms, kernel);
+}
+
+}  // namespace
+
+cudaError_t LoadQkInt8PvFp16(ElementType type, int padded_dim, int num_sms, Kernel* kernel) {
+  return type == ElementType::kFloat16 ? LoadElement<__half>(padded_dim, num_sms, kernel)
+                                       : LoadElement<__nv_bfloat16>(padded_dim, num_sms, kernel);
+}
+
+}  // namespace sage::cuda::sm80
