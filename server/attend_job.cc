@@ -59,29 +59,34 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   }
   absl::StatusOr<std::vector<Unit>> units = PlanUnits(spec.problem, resources.plan_limits);
   if (!units.ok()) return WithFieldPath(units.status(), "header.shape");
-  std::unique_ptr<AttendJob> job(
-      new AttendJob(std::move(spec), resources, *std::move(units), window_bytes));
+  std::unique_ptr<AttendJob> job(new AttendJob(spec, resources, *std::move(units), window_bytes));
 
-  const std::uint64_t host =
-      job->PeakCost(&AttendJob::HostCost) + job->context_->mask.bits().size();
-  const std::uint64_t device = job->PeakCost(&AttendJob::DeviceCost);
-  absl::StatusOr<Admission::Ticket> ticket = resources.admission.Admit(host, device);
+  const std::uint64_t device_mask = resources.backend.info().unified_memory ? 0 : spec.mask_bytes;
+  absl::StatusOr<Admission::Ticket> ticket = resources.admission.Admit(
+      job->PeakCost(&AttendJob::HostCost) + spec.mask_bytes,
+      job->PeakCost(&AttendJob::DeviceCost) + SlabPool::RoundUp(device_mask));
   if (!ticket.ok()) return ticket.status();
   job->ticket_ = std::make_shared<const Admission::Ticket>(*std::move(ticket));
+
+  if (spec.make_mask) {
+    absl::StatusOr<BlockMask> mask = spec.make_mask();
+    if (!mask.ok()) return mask.status();
+    job->context_->mask = *std::move(mask);
+  }
+  job->block_density_ = MaskDensity(job->problem_, job->context_->mask);
   return job;
 }
 
-AttendJob::AttendJob(JobSpec spec, const JobResources& resources, std::vector<Unit> units,
+AttendJob::AttendJob(const JobSpec& spec, const JobResources& resources, std::vector<Unit> units,
                      std::uint64_t window_bytes)
     : resources_(resources),
-      problem_(std::move(spec.problem)),
-      request_id_(std::move(spec.request_id)),
+      problem_(spec.problem),
+      mask_bytes_(spec.mask_bytes),
+      request_id_(spec.request_id),
       units_(std::move(units)),
       context_(std::make_shared<RequestContext>()),
       group_unsent_(units_.size(), 0) {
-  context_->mask = std::move(spec.mask);
   context_->deadline = spec.deadline;
-  block_density_ = MaskDensity(problem_, context_->mask);
   std::uint64_t largest = 0;
   for (const Unit& unit : units_) {
     largest = std::max(largest, unit.payload_bytes());
@@ -172,8 +177,7 @@ AttendTask AttendJob::MakeTask(const Unit& unit) const {
 bool AttendJob::CanReceive() const {
   if (payload_complete() || slabs_acquired_) return true;
   const Cost cost = HostCost(units_[next_unit_]);
-  return host_bytes_held_ + cost.own + cost.kv + context_->mask.bits().size() <=
-         ticket_->host.amount();
+  return host_bytes_held_ + cost.own + cost.kv + mask_bytes_ <= ticket_->host.amount();
 }
 
 absl::Status AttendJob::AcquireSlabs() {

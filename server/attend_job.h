@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -27,7 +28,9 @@ namespace sage::server {
 // A checked request: what the codec makes of a header.
 struct JobSpec {
   AttentionProblem problem;
-  BlockMask mask;
+  // Bytes of the packed mask, 0 for none, and what builds it: called once these bytes are reserved.
+  std::uint64_t mask_bytes = 0;
+  std::function<absl::StatusOr<BlockMask>()> make_mask;
   std::string request_id;
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 };
@@ -94,7 +97,7 @@ class AttendJob {
     std::uint64_t kv = 0;
   };
 
-  AttendJob(JobSpec spec, const JobResources& resources, std::vector<Unit> units,
+  AttendJob(const JobSpec& spec, const JobResources& resources, std::vector<Unit> units,
             std::uint64_t window_bytes);
 
   Cost HostCost(const Unit& unit) const;
@@ -108,6 +111,7 @@ class AttendJob {
 
   const JobResources& resources_;
   const AttentionProblem problem_;
+  const std::uint64_t mask_bytes_;
   const std::string request_id_;
   const std::vector<Unit> units_;
   const std::shared_ptr<RequestContext> context_;

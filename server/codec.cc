@@ -121,44 +121,52 @@ absl::StatusOr<MaskPattern> DecodePattern(const v1::MaskPattern& pattern) {
   return InvalidField("header.mask.pattern.kind", "got none, allowed one of the patterns");
 }
 
-// `problem` is valid, so the size of its mask does not overflow.
-absl::StatusOr<BlockMask> DecodeMask(const v1::BlockMask& mask, const AttentionProblem& problem,
-                                     std::uint64_t max_mask_bytes) {
-  std::uint64_t heads = 1;
-  if (mask.kind_case() == v1::BlockMask::kPacked) {
-    heads = std::clamp<std::int64_t>(mask.packed().num_heads(), 1, problem.num_heads_q) *
-            std::clamp<std::int64_t>(mask.packed().batch(), 1, problem.batch);
-  }
-  const std::uint64_t head_bytes = problem.tiles_q() * CeilDiv(problem.blocks_k(), 8);
-  if (head_bytes > max_mask_bytes / heads) {
-    return NeverFits("server.max_mask_bytes",
-                     absl::StrCat("the mask has ", heads, " heads of ", head_bytes,
-                                  " bytes, the limit is ", max_mask_bytes));
-  }
+absl::StatusOr<BlockMask> MakePacked(const v1::PackedBlockMask& packed,
+                                     const AttentionProblem& problem) {
+  absl::StatusOr<BlockMask> mask = BlockMask::FromPacked(
+      problem, packed.batch(), packed.num_heads(),
+      std::span(reinterpret_cast<const std::uint8_t*>(packed.bits().data()), packed.bits().size()));
+  if (!mask.ok()) return WithFieldPath(mask.status(), "header.mask.packed");
+  return mask;
+}
+
+absl::StatusOr<BlockMask> MakePattern(const MaskPattern& pattern, const AttentionProblem& problem) {
+  absl::StatusOr<BlockMask> mask = BlockMask::FromPattern(problem, pattern);
+  if (!mask.ok()) return WithFieldPath(mask.status(), "header.mask.pattern");
+  return mask;
+}
+
+// Sets the size of the mask and how to build it. `spec.problem` is valid, so sizes do not overflow.
+absl::Status DecodeMask(const v1::BlockMask& mask, std::uint64_t max_mask_bytes, JobSpec& spec) {
+  const AttentionProblem& problem = spec.problem;
+  spec.mask_bytes = problem.tiles_q() * CeilDiv(problem.blocks_k(), 8);
   switch (mask.kind_case()) {
-    case v1::BlockMask::kPacked: {
-      const std::string& bits = mask.packed().bits();
-      absl::StatusOr<BlockMask> packed = BlockMask::FromPacked(
-          problem, mask.packed().batch(), mask.packed().num_heads(),
-          std::span(reinterpret_cast<const std::uint8_t*>(bits.data()), bits.size()));
-      if (!packed.ok()) return WithFieldPath(packed.status(), "header.mask.packed");
-      return packed;
-    }
+    case v1::BlockMask::kPacked:
+      // Any other number of bits is refused, so their number is the size.
+      spec.mask_bytes = mask.packed().bits().size();
+      spec.make_mask = [packed = mask.packed(), problem] { return MakePacked(packed, problem); };
+      break;
     case v1::BlockMask::kPattern: {
       absl::StatusOr<MaskPattern> pattern = DecodePattern(mask.pattern());
       if (!pattern.ok()) return pattern.status();
-      absl::StatusOr<BlockMask> expanded = BlockMask::FromPattern(problem, *pattern);
-      if (!expanded.ok()) return WithFieldPath(expanded.status(), "header.mask.pattern");
-      return expanded;
+      spec.make_mask = [pattern = *std::move(pattern), problem] {
+        return MakePattern(pattern, problem);
+      };
+      break;
     }
     case v1::BlockMask::kHandle:
       return LookUp(mask.handle(), "header.mask");
     case v1::BlockMask::kPredicted:
       return absl::UnimplementedError("header.mask.predicted: not served by this server");
     case v1::BlockMask::KIND_NOT_SET:
-      break;
+      return InvalidField("header.mask.kind", "got none; leave mask out for full attention");
   }
-  return InvalidField("header.mask.kind", "got none; leave mask out for full attention");
+  if (spec.mask_bytes > max_mask_bytes) {
+    return NeverFits(
+        "server.max_mask_bytes",
+        absl::StrCat("the mask has ", spec.mask_bytes, " bytes, the limit is ", max_mask_bytes));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckRequestId(const std::string& request_id) {
@@ -218,9 +226,7 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
   if (absl::Status s = CheckOperand(header.v(), *precision, "header.v"); !s.ok()) return s;
   if (header.output().has_handle()) return LookUp(header.output().handle(), "header.output");
   if (header.has_mask()) {
-    absl::StatusOr<BlockMask> mask = DecodeMask(header.mask(), problem, max_mask_bytes);
-    if (!mask.ok()) return mask.status();
-    spec.mask = *std::move(mask);
+    if (absl::Status s = DecodeMask(header.mask(), max_mask_bytes, spec); !s.ok()) return s;
   }
   return spec;
 }
