@@ -3,7 +3,11 @@
 # builds them as static library sage_NAME, alias sage::NAME. Generated headers are included as they lie
 # under proto/, for instance "sage/v1/attention.pb.h".
 
-find_package(Protobuf REQUIRED)
+# Newer Protocol Buffers come with their own package file, which also names the libraries that they need.
+find_package(Protobuf CONFIG QUIET)
+if(NOT Protobuf_FOUND)
+  find_package(Protobuf MODULE REQUIRED)
+endif()
 find_package(gRPC CONFIG REQUIRED)
 find_program(SAGE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 
