@@ -58,7 +58,8 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--backend", o.backend, "auto, cpu or cuda")->group("Device");
   app.add_option("--threads", o.threads, "Threads of the CPU backend; 0: one a core")
       ->group("Device");
-  app.add_option("--streams", o.streams, "Launches in flight")->group("Device");
+  app.add_option("--streams", o.streams, "Launches in flight; 0: one on the CPU, two on a GPU")
+      ->group("Device");
 
   app.add_option("--host-memory", o.host_memory_bytes,
                  "For payload and results of all requests; 0: an eighth of the machine's")

@@ -34,7 +34,7 @@ absl::Status CheckOptions(const ServerOptions& options) {
   constexpr std::int64_t kManyBytes = std::int64_t{1} << 50;
   const std::array<Range, 9> ranges = {{
       {"threads", options.threads, 0, 4096},
-      {"streams", options.streams, 1, 64},
+      {"streams", options.streams, 0, 64},
       {"unit-bytes", static_cast<std::int64_t>(options.unit_bytes), 1, kManyBytes},
       {"window-bytes", static_cast<std::int64_t>(options.window_bytes), 1, kManyBytes},
       {"max-requests", static_cast<std::int64_t>(options.max_requests), 1, 1 << 20},

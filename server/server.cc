@@ -57,8 +57,11 @@ ServerOptions Resolve(ServerOptions options, const BackendInfo& device) {
 EngineOptions ForDevice(const ServerOptions& options, const BackendInfo& device) {
   EngineOptions engine;
   engine.streams = options.streams;
-  // About 2 ms of work: of a few CPU cores, or of a GPU.
-  engine.launch_operations = device.unified_memory ? 1e9 : 1e12;
+  // A GPU copies for one launch while it computes another; on the CPU a second launch would only
+  // take cores from the first.
+  if (engine.streams == 0) engine.streams = device.unified_memory ? 1 : 2;
+  // A few ms of work: of a few CPU cores, or of a GPU.
+  engine.launch_operations = device.unified_memory ? 3e9 : 1e12;
   return engine;
 }
 
