@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that the project needs to be built, run and tested.
+#
+#   deploy/install-deps.sh            to build and run
+#   deploy/install-deps.sh --tests    and to run tests/run.sh
+#
+# Packages that are there already are left alone; where none is missing, nothing is fetched.
+set -euo pipefail
+
+build_packages=(
+  cmake g++ make ninja-build pkg-config
+  libabsl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev
+  libcli11-dev nlohmann-json3-dev libpng-dev prometheus-cpp-dev
+  protobuf-compiler protobuf-compiler-grpc
+)
+test_packages=(
+  ccache clang-format-14 clang-tidy-14 git shellcheck
+  libbenchmark-dev libgmock-dev libgtest-dev
+  python3 python3-numpy
+)
+
+say() { printf 'install-deps: %s\n' "$*" >&2; }
+
+packages=("${build_packages[@]}")
+case "${1-}" in
+  '') ;;
+  --tests) packages+=("${test_packages[@]}") ;;
+  *)
+    say "unknown argument '$1'; usage: deploy/install-deps.sh [--tests]"
+    exit 2
+    ;;
+esac
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+  say "no apt-get here. On Debian 12 this installs: ${packages[*]}"
+  say "on another system, install their counterparts and build with: cmake --preset release"
+  exit 1
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+  state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+  [[ $state == installed ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  say "all ${#packages[@]} packages are installed"
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo >/dev/null; then
+    say "not root, and no sudo. Run as root: apt-get install --no-install-recommends ${missing[*]}"
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+say "installing ${missing[*]}"
+"${as_root[@]}" apt-get update -q >/dev/null
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null

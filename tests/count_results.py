@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Counts test cases: prints "PASSED FAILED SKIPPED" for a folder of results.
+
+The folder holds ctest.junit, with one entry a program, and for each GoogleTest program NAME.xml,
+with one entry a case. A program without the latter counts as one case; one that failed although
+none of its cases did (a crash, a timeout, a leak) counts as one failure more.
+"""
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+
+def count_cases(report):
+    """Returns [passed, failed, skipped] of one GoogleTest report."""
+    counts = [0, 0, 0]
+    for case in ElementTree.parse(report).iter("testcase"):
+        if case.find("failure") is not None:
+            counts[1] += 1
+        elif case.get("result") == "completed":
+            counts[0] += 1
+        else:
+            counts[2] += 1
+    return counts
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1])
+    total = [0, 0, 0]
+    for program in ElementTree.parse(folder / "ctest.junit").iter("testcase"):
+        status = program.get("status")  # run, fail, notrun or disabled
+        report = folder / (program.get("name") + ".xml")
+        counts = count_cases(report) if report.exists() else [0, 0, 0]
+        if status == "fail" and counts[1] == 0:
+            counts[1] += 1
+        elif not report.exists():
+            counts[0 if status == "run" else 2] += 1
+        total = [a + b for a, b in zip(total, counts)]
+    print(*total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Checks everything: formatting, scripts, clang-tidy, and the tests in the release, asan and tsan
+# builds.
+#
+#   tests/run.sh              all stages
+#   tests/run.sh STAGE...     only these: format shell python release tidy asan tsan
+#
+# Ends with a table of the stages and one line: N passed, N failed, N skipped. That line counts each
+# test case of each build, and each of the other checks as one. Exit status 1 if anything failed.
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly root
+readonly logs=$root/build/checks
+readonly all_stages=(format shell python release tidy asan tsan)
+jobs=$(nproc)
+readonly jobs
+# Debian's interpreter, which has the packages that deploy/install-deps.sh installed.
+readonly python=/usr/bin/python3
+
+passed=0 failed=0 skipped=0
+summary=()
+
+count() { # count PASSED FAILED SKIPPED
+  ((passed += $1, failed += $2, skipped += $3))
+}
+
+quietly() { # quietly LOG COMMAND...: shows the log's end only where the command fails
+  local log=$1 status=0
+  shift
+  "$@" >>"$log" 2>&1 || status=$?
+  ((status == 0)) || { printf '%s ended with %s; the end of %s:\n' "$1" "$status" "$log" && tail -n 60 "$log"; }
+  return "$status"
+}
+
+tracked() { # tracked PATTERN...: files under version control, those not added yet included
+  git -C "$root" ls-files --cached --others --exclude-standard -- "$@"
+}
+
+one_check() { # one_check COMMAND...: counts as a single test
+  if "$@"; then count 1 0 0; else count 0 1 0 && return 1; fi
+}
+
+check_format() {
+  tracked '*.h' '*.cc' '*.cu' '*.cuh' | xargs -r -P "$jobs" -n 16 clang-format-14 --dry-run -Werror
+}
+
+check_shell() {
+  { tracked '*.sh' && echo .ci/run; } | xargs shellcheck
+}
+
+check_python() {
+  tracked '*.py' | xargs -r "$python" -c '
+import ast, sys
+for name in sys.argv[1:]:
+    with open(name, encoding="utf-8") as source:
+        ast.parse(source.read(), name)'
+}
+
+configure() { # configure PRESET LOG
+  quietly "$2" cmake --preset "$1" -DSAGE_BUILD_TESTS=ON -DPython3_EXECUTABLE="$python"
+}
+
+# Sources of the release build; generated ones are not ours to judge.
+check_tidy() {
+  local log=$logs/tidy.log
+  configure release "$log" &&
+    quietly "$log" cmake --build --preset release --target sage_proto || return 1
+  "$python" -c '
+import json, sys
+root = sys.argv[1]
+for entry in json.load(open(root + "/build/release/compile_commands.json")):
+    name = entry["file"]
+    if name.endswith(".cc") and not name.startswith(root + "/build/"):
+        print(name)' "$root" |
+    xargs -P "$jobs" -n 1 clang-tidy-14 -p "$root/build/release" --quiet 2>>"$log"
+}
+
+# build_and_test PRESET LOG
+build() {
+  configure "$1" "$2" && quietly "$2" cmake --build --preset "$1"
+}
+
+# run_tests PRESET NAME [CTEST OPTION...]: counts every case of every program.
+run_tests() {
+  local preset=$1 results=$logs/$2 status=0 counts
+  shift 2
+  rm -rf "$results"
+  mkdir -p "$results"
+  GTEST_OUTPUT=xml:$results/ ctest --test-dir "$root/build/$preset" --output-on-failure \
+    --no-tests=error --output-junit "$results/ctest.junit" "$@" || status=$?
+  counts=$("$python" "$root/tests/count_results.py" "$results") || return 1
+  read -r -a counts <<<"$counts"
+  count "${counts[@]}"
+  return "$status"
+}
+
+stage_format() { one_check check_format; }
+stage_shell() { one_check check_shell; }
+stage_python() { one_check check_python; }
+stage_tidy() { one_check check_tidy; }
+
+stage_release() {
+  one_check build release "$logs/release.log" && run_tests release release
+}
+
+stage_asan() {
+  export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
+  one_check build asan "$logs/asan.log" && run_tests asan asan -LE 'gpu|slow'
+}
+
+# Debian's gRPC is not instrumented, so that its own locks are not seen: tests that talk through it
+# run with reports from such modules ignored. All others run with nothing ignored.
+stage_tsan() {
+  one_check build tsan "$logs/tsan.log" || return 1
+  local status=0
+  TSAN_OPTIONS=halt_on_error=1 run_tests tsan tsan -LE 'gpu|slow|integration' || status=1
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+    run_tests tsan tsan-grpc -L integration -LE 'gpu|slow' || status=1
+  return "$status"
+}
+
+stages=("$@")
+((${#stages[@]})) || stages=("${all_stages[@]}")
+for stage in "${stages[@]}"; do
+  if [[ " ${all_stages[*]} " != *" $stage "* ]]; then
+    printf "run.sh: unknown stage '%s'; stages: %s\n" "$stage" "${all_stages[*]}" >&2
+    exit 2
+  fi
+done
+
+cd "$root" || exit 1
+mkdir -p "$logs"
+"$root/deploy/install-deps.sh" --tests || exit 1
+for stage in "${stages[@]}"; do
+  printf '\n==> %s\n' "$stage"
+  : >"$logs/$stage.log"
+  start=$SECONDS outcome=ok
+  "stage_$stage" </dev/null || outcome=FAILED
+  [[ $outcome == ok ]] || broken=true
+  summary+=("$(printf '%-10s %-8s %5d s' "$stage" "$outcome" "$((SECONDS - start))")")
+done
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[[ $failed == 0 && -z ${broken-} ]]
