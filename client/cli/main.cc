@@ -9,7 +9,8 @@
 
 int main(int argc, char** argv) {
   CLI::App app("Block-sparse attention on a sage-server.", "sagectl");
-  app.require_subcommand(1);
+  // Not required by the parser, which would hide the name of a subcommand that does not exist.
+  app.require_subcommand(0, 1);
   app.footer(
       "Exit status: 0 success; 1 failed request or failed verification; 2 bad usage.\n"
       "The server is --server, else $SAGE_SERVER, else 127.0.0.1:50051.\n"
@@ -27,6 +28,10 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {  // out of memory and the like
     std::cerr << "sagectl: " << error.what() << '\n';
     return sage::cli::kFailure;
+  }
+  if (app.get_subcommands().empty()) {
+    std::cerr << "sagectl: a subcommand is required\n" << app.help();
+    return sage::cli::kBadUsage;
   }
   return exit_code;
 }

@@ -1,0 +1,377 @@
+// The sagectl program against a server in this process, with real files.
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "client/io/tensor_file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/faulty_backend.h"
+#include "tests/support/problem_generator.h"
+#include "tests/support/server_fixture.h"
+
+namespace sage::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string ReadAll(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+ElementType ElementOf(DType dtype) {
+  return dtype == DType::kFloat16    ? ElementType::kFloat16
+         : dtype == DType::kBFloat16 ? ElementType::kBFloat16
+                                     : ElementType::kFloat32;
+}
+
+class SagectlTest : public ServerFixture {
+ protected:
+  SagectlTest() {
+    std::string pattern = ::testing::TempDir() + "sagectl_test.XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~SagectlTest() override { std::filesystem::remove_all(folder_); }
+
+  std::string Path(const std::string& name) const { return folder_ + "/" + name; }
+
+  // Runs sagectl, which finds the server through the environment.
+  Outcome Run(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), SAGECTL_PROGRAM);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    std::string server = "SAGE_SERVER=" + server_target_;
+    std::string locale = "LC_ALL=C.UTF-8";
+    char* environment[] = {server.data(), locale.data(), nullptr};
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+    posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, Path("stdout").c_str(), flags, 0600);
+    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, Path("stderr").c_str(), flags, 0600);
+    pid_t pid = 0;
+    Outcome outcome;
+    if (posix_spawn(&pid, SAGECTL_PROGRAM, &files, nullptr, argv.data(), environment) == 0) {
+      int status = 0;
+      waitpid(pid, &status, 0);
+      outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+    posix_spawn_file_actions_destroy(&files);
+    outcome.out = ReadAll(Path("stdout"));
+    outcome.err = ReadAll(Path("stderr"));
+    return outcome;
+  }
+
+  void UseServer(const std::string& target) { server_target_ = target; }
+
+  void Write(const std::string& name, const NamedTensor& tensor, const void* data) const {
+    auto writer = TensorWriter::Create(Path(name), {tensor});
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    std::memcpy(writer->data(0), data, TensorBytes(tensor.type, tensor.shape).value());
+    ASSERT_TRUE(writer->Commit().ok());
+  }
+
+  // Writes the tensors of a problem as q, k, v with this extension.
+  void WriteInputs(const AttentionProblem& problem, const ProblemData& data,
+                   const std::string& extension) const {
+    const auto shape = [&](std::int64_t heads, std::int64_t rows) {
+      return problem.layout == Layout::kHnd
+                 ? std::vector<std::int64_t>{problem.batch, heads, rows, problem.head_dim}
+                 : std::vector<std::int64_t>{problem.batch, rows, heads, problem.head_dim};
+    };
+    const ElementType type = ElementOf(problem.dtype);
+    Write("q" + extension, {"q", type, shape(problem.num_heads_q, problem.seqlen_q)},
+          data.q.data());
+    Write("k" + extension, {"k", type, shape(problem.num_heads_kv, problem.seqlen_k)},
+          data.k.data());
+    Write("v" + extension, {"v", type, shape(problem.num_heads_kv, problem.seqlen_k)},
+          data.v.data());
+  }
+
+  std::vector<std::string> InputArguments(const std::string& extension) const {
+    return {"--q", Path("q" + extension), "--k", Path("k" + extension),
+            "--v", Path("v" + extension)};
+  }
+
+  std::string folder_;
+  std::string server_target_;
+};
+
+class SagectlWithServerTest : public SagectlTest {
+ protected:
+  void SetUp() override {
+    StartServer();
+    UseServer(target());
+  }
+};
+
+AttentionProblem SmallProblem() {
+  AttentionProblem problem;
+  problem.batch = 2;
+  problem.num_heads_q = 4;
+  problem.num_heads_kv = 2;
+  problem.seqlen_q = 129;
+  problem.seqlen_k = 200;
+  problem.head_dim = 64;
+  problem.return_lse = true;
+  return problem;
+}
+
+TEST_F(SagectlWithServerTest, AttendsFromFilesToFiles) {
+  std::uint64_t seed = 1;
+  for (const Layout layout : {Layout::kHnd, Layout::kNhd}) {
+    for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+      for (const bool causal : {false, true}) {
+        AttentionProblem problem = SmallProblem();
+        problem.layout = layout;
+        problem.dtype = problem.output_dtype = dtype;
+        problem.is_causal = causal;
+        SCOPED_TRACE(Describe(problem, seed));
+        const ProblemData data = MakeData(problem, DataKind::kNormal, seed);
+        std::vector<std::uint8_t> mask = RandomDenseMask(problem, 1, 4, 0.5, seed);
+        ClearMaskRows(problem, 3, &mask);
+        const std::string extension = dtype == DType::kFloat16 ? ".npy" : ".safetensors";
+        WriteInputs(problem, data, extension);
+        Write("mask.npy", {"mask", ElementType::kUInt8, {1, 4, 2, 4}}, mask.data());
+
+        std::vector<std::string> arguments = InputArguments(extension);
+        arguments.insert(arguments.begin(), "attend");
+        for (const std::string& argument :
+             {std::string("--mask"), Path("mask.npy"), std::string("--layout"),
+              std::string(Name(layout)), std::string("--out"), Path("o" + extension),
+              std::string("--lse"), Path("lse.npy")}) {
+          arguments.push_back(argument);
+        }
+        if (causal) arguments.emplace_back("--causal");
+        const Outcome outcome = Run(arguments);
+        ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+        EXPECT_THAT(outcome.out, HasSubstr("density"));
+        EXPECT_EQ(outcome.err, "");
+
+        PoisonedOutput output(problem);
+        const auto out_file = TensorFile::Open(Path("o" + extension));
+        const auto lse_file = TensorFile::Open(Path("lse.npy"));
+        ASSERT_TRUE(out_file.ok() && lse_file.ok());
+        const auto out = out_file->Find("out");
+        const auto lse = lse_file->Find("lse");
+        ASSERT_TRUE(out.ok() && lse.ok());
+        ASSERT_EQ(static_cast<std::size_t>(out->bytes), output.out.size());
+        ASSERT_EQ(static_cast<std::size_t>(lse->bytes), 4 * output.lse.size());
+        std::memcpy(output.out.data(), out->data, out->bytes);
+        std::memcpy(output.lse.data(), lse->data, lse->bytes);
+        const ReferenceResult reference = Reference(problem, data, mask, 1, 4);
+        const Comparison comparison = Compare(problem, output, reference);
+        EXPECT_LE(comparison.out.relative_l2, RelativeL2Limit(problem.precision, dtype));
+        EXPECT_LE(comparison.lse_error, LseLimit(problem.precision));
+        EXPECT_TRUE(EmptyRowsAreExact(problem, output, reference));
+        ++seed;
+      }
+    }
+  }
+}
+
+TEST_F(SagectlWithServerTest, TakesOneFileWithAllTensorsAndTheirMask) {
+  const AttentionProblem problem = SmallProblem();
+  const ProblemData data = MakeData(problem, DataKind::kNormal, 7);
+  const std::vector<std::uint8_t> mask(2 * 4, 1);
+  auto writer =
+      TensorWriter::Create(Path("qkv.safetensors"), {{"q", ElementType::kFloat16, {2, 4, 129, 64}},
+                                                     {"k", ElementType::kFloat16, {2, 2, 200, 64}},
+                                                     {"v", ElementType::kFloat16, {2, 2, 200, 64}},
+                                                     {"mask", ElementType::kBool, {2, 4}}});
+  ASSERT_TRUE(writer.ok());
+  std::memcpy(writer->data(0), data.q.data(), data.q.size());
+  std::memcpy(writer->data(1), data.k.data(), data.k.size());
+  std::memcpy(writer->data(2), data.v.data(), data.v.size());
+  std::memcpy(writer->data(3), mask.data(), mask.size());
+  ASSERT_TRUE(writer->Commit().ok());
+  const Outcome attend = Run({"attend", "--in", Path("qkv.safetensors"), "--out",
+                              Path("o.safetensors"), "--output-dtype", "bf16", "--json"});
+  EXPECT_EQ(attend.exit_code, 0) << attend.err;
+  EXPECT_THAT(attend.out, AllOf(HasSubstr("\"kernel\":"), HasSubstr("\"output_dtype\":\"bf16\"")));
+  const Outcome verify = Run(
+      {"verify", "--in", Path("qkv.safetensors"), "--seqlens-k", "200,70", "--seqlens-q", "129,0"});
+  EXPECT_EQ(verify.exit_code, 0) << verify.out << verify.err;
+}
+
+TEST_F(SagectlWithServerTest, ConvertsFloat32Files) {
+  std::vector<float> ones(2 * 2 * 200 * 64, 1.0f);
+  Write("q.npy", {"q", ElementType::kFloat32, {2, 4, 129, 64}},
+        std::vector<float>(2 * 4 * 129 * 64, 0.5f).data());
+  Write("k.npy", {"k", ElementType::kFloat32, {2, 2, 200, 64}}, ones.data());
+  Write("v.npy", {"v", ElementType::kFloat32, {2, 2, 200, 64}}, ones.data());
+  std::vector<std::string> arguments = InputArguments(".npy");
+  arguments.insert(arguments.begin(), "attend");
+  arguments.insert(arguments.end(), {"--out", Path("o.npy"), "--precision", "fp16"});
+  ASSERT_EQ(Run(arguments).exit_code, 0);
+  const auto file = TensorFile::Open(Path("o.npy"));
+  ASSERT_TRUE(file.ok());
+  const auto out = file->Find("out");
+  ASSERT_TRUE(out.ok());
+  EXPECT_EQ(out->type, ElementType::kFloat32);
+  EXPECT_NEAR(reinterpret_cast<const float*>(out->data)[5], 1.0f, 1e-3f);  // an average of ones
+
+  ones[77] = 1e9f;
+  Write("v.npy", {"v", ElementType::kFloat32, {2, 2, 200, 64}}, ones.data());
+  const Outcome refused = Run(arguments);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("1e+09"));
+  arguments.insert(arguments.end(), {"--dtype", "bf16"});
+  EXPECT_EQ(Run(arguments).exit_code, 0);
+}
+
+TEST_F(SagectlWithServerTest, VerifiesGeneratedProblems) {
+  const Outcome table = Run({"verify", "--heads", "4", "--kv-heads", "2", "--seqlen", "65,1000",
+                             "--head-dim", "64,72", "--density", "0.5", "--precision",
+                             "qk_int8_pv_fp16,qk_int8_pv_fp8,fp16", "--causal"});
+  EXPECT_EQ(table.exit_code, 0) << table.out << table.err;
+  EXPECT_THAT(table.out, AllOf(HasSubstr("eff.TOPS"), HasSubstr("S1000 D72"), HasSubstr("ok"),
+                               Not(HasSubstr("FAILED"))));
+  const Outcome json = Run({"verify", "--seqlen-q", "100", "--seqlen-k", "300", "--layout", "NHD",
+                            "--dtype", "bf16", "--pattern", "sink_window:1,1", "--json"});
+  EXPECT_EQ(json.exit_code, 0) << json.err;
+  EXPECT_THAT(json.out, AllOf(HasSubstr("\"passed\":true"), HasSubstr("\"rows_checked\":400")));
+  const Outcome strict = Run({"verify", "--seqlen", "128", "--limit", "0.000001"});
+  EXPECT_EQ(strict.exit_code, 1);
+  EXPECT_THAT(strict.err, HasSubstr("over the limit of 0.000001"));
+  EXPECT_THAT(strict.out, HasSubstr("FAILED"));
+}
+
+TEST_F(SagectlTest, VerifyFailsOnACorruptedAnswer) {
+  Faults faults;
+  StartServer(TestServerOptions(), MakeFaultyBackend(TestBackend(), faults));
+  UseServer(target());
+  const std::vector<std::string> command = {"verify", "--seqlen", "300", "--density", "0.5"};
+  EXPECT_EQ(Run(command).exit_code, 0);
+  faults.corrupt_outputs = true;
+  const Outcome outcome = Run(command);
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("verification failed"));
+  faults.corrupt_outputs = false;
+  EXPECT_EQ(Run(command).exit_code, 0);
+}
+
+TEST_F(SagectlWithServerTest, ShowsInfo) {
+  EXPECT_THAT(Run({"info"}).out, AllOf(HasSubstr("backend:  cpu"), HasSubstr("qk_int8_pv_fp16")));
+  EXPECT_THAT(Run({"info", "--json"}).out, HasSubstr("\"requests_ok\""));
+}
+
+TEST_F(SagectlTest, SaysThatNoServerIsThere) {
+  UseServer("127.0.0.1:1");
+  for (const char* command : {"info", "verify"}) {
+    const Outcome outcome = Run({command});
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_THAT(outcome.err,
+                AllOf(HasSubstr("cannot reach 127.0.0.1:1"), HasSubstr("is sage-server running?")));
+  }
+}
+
+TEST_F(SagectlWithServerTest, RefusesBadUsageWithAReason) {
+  const AttentionProblem problem = SmallProblem();
+  WriteInputs(problem, MakeData(problem, DataKind::kNormal, 3), ".npy");
+  const std::vector<std::uint8_t> blocks(4 * 2 * 3, 1);
+  Write("mask.npy", {"mask", ElementType::kBool, {1, 4, 2, 3}}, blocks.data());
+  Write("flat.npy", {"q", ElementType::kFloat16, {4, 3}}, blocks.data());
+  std::ofstream(Path("text.npy")) << "hello";
+  const auto attend = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = InputArguments(".npy");
+    arguments.insert(arguments.begin(), {"attend", "--out", Path("o.npy")});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const struct {
+    std::vector<std::string> arguments;
+    std::string message;
+  } kCases[] = {
+      {{}, "subcommand"},
+      {{"nonsense"}, "nonsense"},
+      {{"attend", "--nonsense"}, "--out"},
+      {{"attend", "--out", Path("o.npy")}, "no input"},
+      {{"attend", "--out", Path("o.npy"), "--q", Path("q.npy")}, "--k"},
+      {attend({"--precision", "fp12"}), "fp12"},
+      {attend({"--layout", "HDN"}), "HDN"},
+      {attend({"--layout", "NHD"}), "is the layout HND?"},
+      {attend({"--scale", "-1"}), "softmax_scale"},
+      {attend({"--seqlens-k", "1"}), "seqlens_k"},
+      {attend({"--mask", Path("missing.npy")}), "missing.npy"},
+      {attend({"--mask", Path("text.npy")}), "not a usable .npy"},
+      {attend({"--mask", Path("mask.npy")}), "it must be [1 or 2, 1 or 4, 2, 4]"},
+      {attend({"--mask", Path("q.npy")}), "bool or uint8"},
+      {attend({"--pattern", "sliding_window:1"}), "sliding_window:LEFT,RIGHT"},
+      {attend({"--pattern", "sliding_window:-1,0"}), "left_blocks"},
+      {attend({"--output-dtype", "bf16"}), ".npy has no bfloat16"},
+      {attend({"--lse", "/no/such/folder/l.npy"}), "/no/such/folder"},
+      {attend({"--timeout", "0"}), "--timeout"},
+      {{"attend", "--out", Path("o.npy"), "--q", Path("q.npy"), "--k", Path("k.npy"), "--v",
+        Path("q.npy")},
+       "k and v need the same shape"},
+      {{"attend", "--out", Path("o.npy"), "--q", Path("flat.npy"), "--k", Path("k.npy"), "--v",
+        Path("v.npy")},
+       "4 dimensions"},
+      {{"verify", "--head-dim", "12"}, "head_dim"},
+      {{"verify", "--density", "2"}, "--density"},
+      {{"mask", "show", Path("missing.npy")}, "missing.npy"},
+      {{"mask", "show", Path("mask.npy"), "--head", "4"}, "head 4"},
+      {{"mask", "make", "--pattern", "full", "--out", Path("m.npy")}, "--seqlen"},
+      {{"mask", "make", "--pattern", "star", "--seqlen", "128", "--out", Path("m.npy")}, "random"},
+  };
+  for (const auto& test : kCases) {
+    const Outcome outcome = Run(test.arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << test.message << ": " << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(test.message));
+    EXPECT_FALSE(std::filesystem::exists(Path("o.npy")));
+  }
+  EXPECT_EQ(Run({"--help"}).exit_code, 0);
+  EXPECT_THAT(Run({"attend", "--help"}).out, HasSubstr("Examples:"));
+}
+
+TEST_F(SagectlTest, MakesConvertsAndShowsMasks) {
+  const Outcome made = Run({"mask", "make", "--pattern", "random", "--density", "0.25", "--seed",
+                            "5", "--heads", "2", "--seqlen", "1024", "--out", Path("m.npy")});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.out, HasSubstr("[1, 2, 8, 16], density 0.2500"));
+  ASSERT_EQ(Run({"mask", "convert", Path("m.npy"), "--out", Path("m.safetensors")}).exit_code, 0);
+  const auto npy = TensorFile::Open(Path("m.npy"));
+  const auto safetensors = TensorFile::Open(Path("m.safetensors"));
+  ASSERT_TRUE(npy.ok() && safetensors.ok());
+  const auto a = npy->Find("mask");
+  const auto b = safetensors->Find("mask");
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ(a->shape, b->shape);
+  EXPECT_EQ(0, std::memcmp(a->data, b->data, a->bytes));
+
+  ASSERT_EQ(Run({"mask", "make", "--pattern", "causal", "--seqlen", "256", "--out", Path("c.npy")})
+                .exit_code,
+            0);
+  EXPECT_THAT(Run({"mask", "show", Path("c.npy")}).out,
+              HasSubstr("┌────┐\n│██  │\n│████│\n└────┘\n"));
+  ASSERT_EQ(Run({"mask", "show", Path("m.npy"), "--head", "1", "--png", Path("m.png"), "--svg",
+                 Path("m.svg")})
+                .exit_code,
+            0);
+  EXPECT_EQ(ReadAll(Path("m.png")).substr(1, 3), "PNG");
+  EXPECT_THAT(ReadAll(Path("m.svg")), AllOf(HasSubstr("<svg"), HasSubstr("density 0.2500")));
+}
+
+}  // namespace
+}  // namespace sage::testing
