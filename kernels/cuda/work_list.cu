@@ -57,21 +57,19 @@ __global__ void __launch_bounds__(kListThreads) BuildLists(const WorkListArgs ar
   const int blocks = static_cast<int>((end + kBlockKeys - 1) / kBlockKeys);
   const int full_blocks = min(static_cast<int>(common_end / kBlockKeys), blocks);
 
-  ListRow counts = {full_blocks, blocks};
-  if (task.mask != nullptr) {
-    const std::uint8_t* bits =
-        task.mask + mask_head * task.mask_head_stride_bytes + tile * task.mask_row_stride_bytes;
-    std::int32_t* list = args.lists + task.list_begin +
-                         static_cast<std::int64_t>(row - task.row_begin) * task.blocks_k;
-    counts = {0, 0};
-    for (int first = 0; first < blocks; first += 32) {
-      const int block = first + lane;
-      const bool listed = block < blocks && (bits[block / 8] >> (block % 8) & 1) != 0;
-      const unsigned votes = __ballot_sync(0xffffffffU, listed);
-      if (listed) list[counts.total + __popc(votes & ((1U << lane) - 1))] = block;
-      counts.full += __popc(__ballot_sync(0xffffffffU, listed && block < full_blocks));
-      counts.total += __popc(votes);
-    }
+  const std::uint8_t* bits =
+      task.mask + mask_head * task.mask_head_stride_bytes + tile * task.mask_row_stride_bytes;
+  std::int32_t* list = args.lists + task.list_begin +
+                       static_cast<std::int64_t>(row - task.row_begin) * task.blocks_k;
+  ListRow counts = {0, 0};
+  for (int first = 0; first < blocks; first += 32) {
+    const int block = first + lane;
+    const bool listed =
+        block < blocks && (task.mask == nullptr || (bits[block / 8] >> (block % 8) & 1) != 0);
+    const unsigned votes = __ballot_sync(0xffffffffU, listed);
+    if (listed) list[counts.total + __popc(votes & ((1U << lane) - 1))] = block;
+    counts.full += __popc(__ballot_sync(0xffffffffU, listed && block < full_blocks));
+    counts.total += __popc(votes);
   }
   if (lane == 0) args.rows[row] = counts;
 }

@@ -6,12 +6,17 @@
 
 namespace sage::cuda::ptx {
 
-// cp.async.cg: copies `source_bytes` (0 or 16) bytes past L1 and zero-fills the rest of 16. Nothing
-// is read where source_bytes is 0.
-__device__ __forceinline__ void CopyAsync16(std::uint32_t smem, const void* gmem,
-                                            std::uint32_t source_bytes) {
+// cp.async.cg: copies 16 bytes past L1.
+__device__ __forceinline__ void CopyAsync16(std::uint32_t smem, const void* gmem) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(smem), "l"(gmem)
+               : "memory");
+}
+
+// cp.async.cg with a source size: the same where `exists`, else 16 zeros, and nothing is read.
+__device__ __forceinline__ void CopyAsync16OrZeros(std::uint32_t smem, const void* gmem,
+                                                   bool exists) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(smem), "l"(gmem),
-               "r"(source_bytes)
+               "r"(exists ? 16 : 0)
                : "memory");
 }
 

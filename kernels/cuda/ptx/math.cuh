@@ -9,6 +9,9 @@
 
 namespace sage::cuda::ptx {
 
+// No instruction: `x` stays in its register instead of being computed anew at every use.
+__device__ __forceinline__ void Keep(std::uint32_t& x) { asm volatile("" : "+r"(x)); }
+
 // ex2.approx.ftz: 2^x within 2 ulp; 0 below 2^-126.
 __device__ __forceinline__ float Exp2(float x) {
   float y;

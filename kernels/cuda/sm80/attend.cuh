@@ -56,6 +56,9 @@ inline constexpr float kLargestFoldedUnit = 0.0625F;
 // A maximum (log2) above which fma(score, unit, -maximum) may miss 0 by more than 1/64.
 inline constexpr float kLargestFoldedMax = 262144.0F;
 
+inline constexpr int kBadKeySlots = 4;
+inline constexpr int kBlockSlots = 8;
+
 // Tile of bytes in shared memory, rows of 64, 128 or 256 bytes, in chunks of 16 that are swizzled
 // so that the eight rows of an 8x8 matrix lie in different banks.
 template <int kRowBytes>
@@ -76,27 +79,25 @@ struct SwizzledTile {
   }
 };
 
-// What a thread block knows of its work item. Lies in shared memory, for the sake of registers.
-struct TileContext {
-  const DeviceTask* task;
-  const std::int32_t* list;  // nullptr: block i is i
-  const std::uint8_t* q;
+// What a thread block knows of its work item. Lies in shared memory, for the sake of registers;
+// what goes together is read together.
+struct alignas(16) TileContext {
   const std::uint8_t* k;
   const std::uint8_t* v;
+  std::uint32_t k_row_stride_bytes;
+  std::uint32_t v_row_stride_bytes;
+  std::int32_t length_k;
+  std::int32_t head_dim;
   const float* k_scales;
+  const std::int32_t* list;  // of key blocks: [0, full) whole, the rest of [0, total) partial
+  const DeviceTask* task;
+  const std::uint8_t* q;
   const float* smoothing;
-  std::int64_t k_row_stride_bytes;
-  std::int64_t v_row_stride_bytes;
   std::int32_t full;
   std::int32_t total;
   std::int32_t head;
   std::int32_t first_row;
-  std::int32_t length_k;
-  std::int32_t head_dim;
-
-  __device__ __forceinline__ int Block(int i) const {
-    return list == nullptr ? i : __ldg(list + i);
-  }
+  std::int32_t diagonal;  // row r of the tile sees keys [0, min(r + diagonal, length_k))
 };
 
 template <typename Policy>
@@ -111,8 +112,10 @@ struct SharedStorage {
   alignas(128) std::uint8_t own_q[Policy::kOwnQueryBytes];
   float score_unit[kTileRows];  // log2 units of a raw score, but for the scale of K
   float k_scale[Policy::kStages];
-  // Keys of a partial block whose row of V is not finite, a bit each.
-  std::uint32_t bad_keys[Policy::kStages][2];
+  std::int32_t blocks[kBlockSlots];  // entry i of the list of blocks, at i % kBlockSlots
+  // Keys of a partial block whose row of V is not finite, a bit each. Block i uses slot i % 4: it
+  // is cleared a barrier before it is written again, whatever the stages.
+  std::uint32_t bad_keys[kBadKeySlots][2];
   std::uint32_t next_item;
   TileContext context;
 
@@ -132,10 +135,8 @@ __device__ __forceinline__ TileContext MakeContext(const WorkTable& table,
   const std::int64_t head_kv = item.head / task.group_size;
   TileContext context;
   context.task = &task;
-  context.list = task.mask == nullptr
-                     ? nullptr
-                     : table.lists + task.list_begin +
-                           static_cast<std::int64_t>(item.row - task.row_begin) * task.blocks_k;
+  context.list = table.lists + task.list_begin +
+                 static_cast<std::int64_t>(item.row - task.row_begin) * task.blocks_k;
   context.head = item.head;
   context.first_row = item.tile * kTileRows;
   context.q = task.q.data + item.head * task.q.head_stride_bytes +
@@ -144,12 +145,15 @@ __device__ __forceinline__ TileContext MakeContext(const WorkTable& table,
   context.v = task.v.data + head_kv * task.v.head_stride_bytes;
   context.k_scales = task.k_scales + head_kv * task.blocks_k;
   context.smoothing = task.smoothing + head_kv * Policy::kHeadDim;
-  context.k_row_stride_bytes = task.k.row_stride_bytes;
-  context.v_row_stride_bytes = task.v.row_stride_bytes;
+  context.k_row_stride_bytes = static_cast<std::uint32_t>(task.k.row_stride_bytes);
+  context.v_row_stride_bytes = static_cast<std::uint32_t>(task.v.row_stride_bytes);
   context.full = row.full;
   context.total = row.total;
   context.length_k = task.length_k;
   context.head_dim = task.head_dim;
+  context.diagonal = static_cast<std::int32_t>(
+      max(min(context.first_row + task.diagonal, static_cast<std::int64_t>(task.length_k)),
+          static_cast<std::int64_t>(-kTileRows)));
   return context;
 }
 
@@ -158,23 +162,36 @@ __device__ __forceinline__ std::int64_t LseIndex(const TileContext& context, int
   return static_cast<std::int64_t>(context.head) * context.task->q_rows + context.first_row + row;
 }
 
-// Copies rows [0, rows) of a 16-bit tensor into a tile of kRows, zeros elsewhere.
+// Copies rows [first_row, first_row + kRows) of a 16-bit tensor into a tile, zeros for rows at or
+// past `rows` and channels past head_dim.
 template <int kRows, int kRowBytes>
 __device__ __forceinline__ void CopyRows(std::uint32_t smem, const std::uint8_t* gmem,
-                                         std::int64_t row_stride_bytes, int rows, int head_dim) {
+                                         std::uint32_t row_stride_bytes, std::int32_t first_row,
+                                         std::int32_t rows, int head_dim) {
   using Tile = SwizzledTile<kRowBytes>;
   constexpr int kRowStep = kThreads / Tile::kChunks;
   const int chunk = threadIdx.x % Tile::kChunks;
-  const int first = threadIdx.x / Tile::kChunks;
-  const bool in_head = chunk * 8 < head_dim;
-  const std::uint8_t* source = gmem + first * row_stride_bytes + chunk * 16;
-  // Rows of a thread are a multiple of 8 apart: the twist is the same for all.
-  const std::uint32_t target = smem + Tile::Offset(first, chunk);
+  const int thread_row = threadIdx.x / Tile::kChunks;
+  // Rows of a thread are a multiple of 8 apart: the swizzle is the same for all.
+  const std::uint32_t target = smem + Tile::Offset(thread_row, chunk);
+  const std::uint32_t row = first_row + thread_row;
+  const std::uint8_t* source =
+      gmem + static_cast<std::uint64_t>(row) * row_stride_bytes + chunk * 16;
+  const std::uint32_t step_bytes = kRowStep * row_stride_bytes;
+  if (head_dim * 2 == kRowBytes && rows - first_row >= kRows) {
 #pragma unroll
-  for (int i = 0; i < kRows / kRowStep; ++i) {
-    const bool exists = in_head && first + i * kRowStep < rows;
-    ptx::CopyAsync16(target + i * kRowStep * kRowBytes,
-                     exists ? source + i * kRowStep * row_stride_bytes : gmem, exists ? 16 : 0);
+    for (int i = 0; i < kRows / kRowStep; ++i) {
+      ptx::CopyAsync16(target + i * kRowStep * kRowBytes, source);
+      source += step_bytes;
+    }
+  } else {
+    const bool in_head = chunk * 8 < head_dim;
+#pragma unroll 1
+    for (int i = 0; i < kRows / kRowStep; ++i) {
+      const bool exists = in_head && first_row + thread_row + i * kRowStep < rows;
+      ptx::CopyAsync16OrZeros(target + i * kRowStep * kRowBytes, exists ? source : gmem, exists);
+      source += step_bytes;
+    }
   }
 }
 
@@ -184,31 +201,28 @@ __device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage, int st
   const TileContext& context = storage.context;
   const std::uint32_t smem_k = __cvta_generic_to_shared(storage.stages[stage].k);
   const std::uint32_t smem_v = __cvta_generic_to_shared(storage.stages[stage].v);
-  const std::int64_t first_key = static_cast<std::int64_t>(block) * kBlockKeys;
-  const int keys = static_cast<int>(min(static_cast<std::int64_t>(context.length_k) - first_key,
-                                        static_cast<std::int64_t>(kBlockKeys)));
   if constexpr (Policy::kInt8Scores) {
     using Tile = SwizzledTile<Policy::kScoreRowBytes>;
-    constexpr int kRowStep = kThreads / Tile::kChunks;
-    const int chunk = threadIdx.x % Tile::kChunks;
-    const int first = threadIdx.x / Tile::kChunks;
-    const std::uint8_t* source = context.k + first_key * Policy::kScoreRowBytes + threadIdx.x * 16;
-    const std::uint32_t target = smem_k + Tile::Offset(first, chunk);
+    constexpr int kBlockBytes = kBlockKeys * Policy::kScoreRowBytes;
+    const std::uint8_t* source =
+        context.k + static_cast<std::uint64_t>(block) * kBlockBytes + threadIdx.x * 16;
+    const std::uint32_t target =
+        smem_k + Tile::Offset(threadIdx.x / Tile::kChunks, threadIdx.x % Tile::kChunks);
 #pragma unroll
-    for (int i = 0; i < kBlockKeys / kRowStep; ++i) {
-      ptx::CopyAsync16(target + i * kThreads * 16, source + i * kThreads * 16, 16);
+    for (int i = 0; i < kBlockBytes / (kThreads * 16); ++i) {
+      ptx::CopyAsync16(target + i * kThreads * 16, source + i * kThreads * 16);
     }
     if (threadIdx.x == 0) {
       ptx::CopyAsync4(__cvta_generic_to_shared(&storage.k_scale[stage]), context.k_scales + block);
     }
   } else {
-    CopyRows<kBlockKeys, Policy::kScoreRowBytes>(
-        smem_k, context.k + first_key * context.k_row_stride_bytes, context.k_row_stride_bytes,
-        keys, context.head_dim);
+    CopyRows<kBlockKeys, Policy::kScoreRowBytes>(smem_k, context.k, context.k_row_stride_bytes,
+                                                 block * kBlockKeys, context.length_k,
+                                                 context.head_dim);
   }
-  CopyRows<kBlockKeys, Policy::kValueRowBytes>(smem_v,
-                                               context.v + first_key * context.v_row_stride_bytes,
-                                               context.v_row_stride_bytes, keys, context.head_dim);
+  CopyRows<kBlockKeys, Policy::kValueRowBytes>(smem_v, context.v, context.v_row_stride_bytes,
+                                               block * kBlockKeys, context.length_k,
+                                               context.head_dim);
 }
 
 // Quantises the 32 query rows of this warp into shared memory, a scale a row; for the lse of
@@ -222,28 +236,33 @@ __device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) 
   constexpr int kRowsAtOnce = 32 / kLanesPerRow;
   const int warp_row = threadIdx.x / 32 * kWarpRows;
   const int part = threadIdx.x % kLanesPerRow;
+  constexpr int kTurns = kWarpRows / kRowsAtOnce;
   const TileContext& context = storage.context;
   const DeviceTask& task = *context.task;
+  const int first_row = warp_row + threadIdx.x % 32 / kLanesPerRow;
+  uint4 words[kTurns][kVectors];  // everything is on its way before the first is looked at
 #pragma unroll
-  for (int i = 0; i < kWarpRows / kRowsAtOnce; ++i) {
-    const int row = warp_row + i * kRowsAtOnce + threadIdx.x % 32 / kLanesPerRow;
-    const bool exists = context.first_row + row < task.rows_valid;
-    uint4 words[kVectors];
+  for (int i = 0; i < kTurns; ++i) {
+    const int row = first_row + i * kRowsAtOnce;
 #pragma unroll
     for (int j = 0; j < kVectors; ++j) {
-      words[j] = make_uint4(0, 0, 0, 0);
+      words[i][j] = make_uint4(0, 0, 0, 0);
       const int channel = part * kChannels + j * 8;
-      if (exists && channel < context.head_dim) {
-        words[j] = __ldg(reinterpret_cast<const uint4*>(context.q + row * task.q.row_stride_bytes +
-                                                        channel * 2));
+      if (context.first_row + row < task.rows_valid && channel < context.head_dim) {
+        words[i][j] = __ldg(reinterpret_cast<const uint4*>(
+            context.q + row * task.q.row_stride_bytes + channel * 2));
       }
     }
+  }
+#pragma unroll
+  for (int i = 0; i < kTurns; ++i) {
+    const int row = first_row + i * kRowsAtOnce;
     float2 values[kChannels / 2];
     std::uint32_t max_bits = 0;
     float dot = 0.0F;
 #pragma unroll
     for (int j = 0; j < kVectors; ++j) {
-      const std::uint32_t pairs[4] = {words[j].x, words[j].y, words[j].z, words[j].w};
+      const std::uint32_t pairs[4] = {words[i][j].x, words[i][j].y, words[i][j].z, words[i][j].w};
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
         const float2 pair = Widen<typename Policy::Element>(pairs[p]);
@@ -292,7 +311,7 @@ __device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) 
 // Non-finite values of a partial block, among those that this thread copied, become 0 and their key
 // is marked: p = 0 of a row that cannot see the key would turn them into NaN.
 template <typename Policy>
-__device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage, int stage) {
+__device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage, int stage, int i) {
   using Tile = SwizzledTile<Policy::kValueRowBytes>;
   constexpr std::uint32_t kExponent =
       std::is_same_v<typename Policy::Element, __half> ? 0x7c00U : 0x7f80U;
@@ -301,9 +320,9 @@ __device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage,
   std::uint8_t* const base =
       storage.stages[stage].v + Tile::Offset(first, threadIdx.x % Tile::kChunks);
 #pragma unroll
-  for (int i = 0; i < kBlockKeys / kRowStep; ++i) {
+  for (int row = 0; row < kBlockKeys; row += kRowStep) {
     std::uint32_t* const words =
-        reinterpret_cast<std::uint32_t*>(base + i * kRowStep * Policy::kValueRowBytes);
+        reinterpret_cast<std::uint32_t*>(base + row * Policy::kValueRowBytes);
     bool bad = false;
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
@@ -311,16 +330,16 @@ __device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage,
       bad |= (words[w] >> 16 & kExponent) == kExponent;
     }
     if (bad) {
-      const int key = first + i * kRowStep;
+      const int key = first + row;
       *reinterpret_cast<uint4*>(words) = make_uint4(0, 0, 0, 0);
-      atomicOr(&storage.bad_keys[stage][key / 32], 1U << (key % 32));
+      atomicOr(&storage.bad_keys[i % kBadKeySlots][key / 32], 1U << (key % 32));
     }
   }
 }
 
-// Fragments of one warp: scores of kStepKeys keys by 32 rows.
-template <typename Policy>
-using Scores = typename Policy::Score[kFragments][Policy::kStepKeys / 8][4];
+// Fragments of one warp: scores of kKeys keys by 32 rows.
+template <typename Policy, int kKeys>
+using Scores = typename Policy::Score[kFragments][kKeys / 8][4];
 
 __device__ __forceinline__ float AsFloat(int score) { return __int_as_float(score); }
 __device__ __forceinline__ float AsFloat(float score) { return score; }
@@ -355,7 +374,6 @@ __device__ __forceinline__ float RowMax(const float (&scores)[kCount][4], int ha
 template <typename Policy>
 class WarpTile {
  public:
-  static constexpr int kStepTiles = Policy::kStepKeys / 8;    // score fragments a step
   static constexpr int kChannelTiles = Policy::kHeadDim / 8;  // output fragments
   static constexpr int kScoreSteps = Policy::kScoreRowBytes / 32;
   using ScoreTile = SwizzledTile<Policy::kScoreRowBytes>;
@@ -364,9 +382,10 @@ class WarpTile {
   explicit __device__ __forceinline__ WarpTile(SharedStorage<Policy>& storage) : storage_(storage) {
     const int matrix = threadIdx.x % 32 / 8;
     const int row = threadIdx.x % 8;
-    q_offset_ = ScoreTile::Offset(warp_row() + (matrix & 1) * 8 + row, matrix >> 1);
-    k_offset_ = ScoreTile::Offset((matrix >> 1) * 8 + row, matrix & 1);
-    v_offset_ = ValueTile::Offset((matrix & 1) * 8 + row, matrix >> 1);
+    offsets_ = ScoreTile::Offset((matrix & 1) * 8 + row, matrix >> 1) >> 4 |
+               ScoreTile::Offset((matrix >> 1) * 8 + row, matrix & 1) >> 4 << 10 |
+               ValueTile::Offset((matrix & 1) * 8 + row, matrix >> 1) >> 4 << 20;
+    ptx::Keep(offsets_);
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
@@ -390,18 +409,20 @@ class WarpTile {
       for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
         for (int step = 0; step < kScoreSteps; ++step) {
-          ptx::LoadMatrices(q_[f][step], ScoreTile::Step(smem_q + q_offset_, step) +
+          ptx::LoadMatrices(q_[f][step], ScoreTile::Step(smem_q + q_offset(), step) +
                                              f * kFragmentRows * Policy::kScoreRowBytes);
         }
       }
     }
   }
 
-  // scores = q k^T for keys [step * kStepKeys, + kStepKeys) of the block in `stage`.
-  __device__ __forceinline__ void MultiplyKeys(int stage, int step, Scores<Policy>& scores) const {
+  // scores = q k^T for keys [step * kKeys, + kKeys) of the block in `stage`.
+  template <int kKeys>
+  __device__ __forceinline__ void MultiplyKeys(int stage, int step,
+                                               Scores<Policy, kKeys>& scores) const {
     const std::uint32_t smem_q = __cvta_generic_to_shared(storage_.q());
-    const std::uint32_t smem_k = __cvta_generic_to_shared(storage_.stages[stage].k) +
-                                 step * Policy::kStepKeys * Policy::kScoreRowBytes;
+    const std::uint32_t smem_k =
+        __cvta_generic_to_shared(storage_.stages[stage].k) + step * kKeys * Policy::kScoreRowBytes;
 #pragma unroll
     for (int d = 0; d < kScoreSteps; ++d) {
       std::uint32_t a[kFragments][4];
@@ -411,15 +432,15 @@ class WarpTile {
 #pragma unroll
           for (int e = 0; e < 4; ++e) a[f][e] = q_[f][d][e];
         } else {
-          ptx::LoadMatrices(a[f], ScoreTile::Step(smem_q + q_offset_, d) +
+          ptx::LoadMatrices(a[f], ScoreTile::Step(smem_q + q_offset(), d) +
                                       f * kFragmentRows * Policy::kScoreRowBytes);
         }
       }
 #pragma unroll
-      for (int pair = 0; pair < kStepTiles / 2; ++pair) {
+      for (int pair = 0; pair < kKeys / 16; ++pair) {
         std::uint32_t b[4];  // keys 16 pair .. + 15, 32 bytes of channels
         ptx::LoadMatrices(
-            b, ScoreTile::Step(smem_k + k_offset_, d) + pair * 16 * Policy::kScoreRowBytes);
+            b, ScoreTile::Step(smem_k + k_offset(), d) + pair * 16 * Policy::kScoreRowBytes);
 #pragma unroll
         for (int f = 0; f < kFragments; ++f) {
           MultiplyOne(scores[f][2 * pair], a[f], b[0], b[1], d == 0);
@@ -431,29 +452,30 @@ class WarpTile {
 
   // Turns scores into probabilities, rescaling what was summed where the maximum has moved, and
   // adds their products with V. `first_key` is that of the step, within the entry.
-  __device__ __forceinline__ void AddStep(int stage, int step, int i, Scores<Policy>& scores) {
-    const bool partial = i >= storage_.context.full;
-    if (partial) MaskScores(stage, step, i, scores);
+  template <bool kPartial, int kKeys>
+  __device__ __forceinline__ void AddStep(int stage, int step, int i,
+                                          Scores<Policy, kKeys>& scores) {
+    if constexpr (kPartial) MaskScores<kKeys>(step, i, scores);
     const float k_scale = Policy::kInt8Scores ? storage_.k_scale[stage] : 1.0F;
     float unit[kFragments][2];
     float offset[kFragments][2];
     float step_max[kFragments][2];
-    bool moved = false;
-    bool exact = partial;
+    bool rare = kPartial;
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         unit[f][half] = storage_.score_unit[warp_row() + LocalRow(f, half)] * k_scale;
         const float raw = RowMax(scores[f], half) - Policy::kBias;
-        // -inf where nothing is visible, also for a unit of 0.
-        step_max[f][half] = raw == kNegativeInfinity ? raw : __fmul_rn(raw, unit[f][half]);
-        moved |= step_max[f][half] > max_[f][half] + kMaxLag;
-        exact |= Policy::kInt8Scores ? unit[f][half] > kLargestFoldedUnit
-                                     : fabsf(step_max[f][half]) > kLargestFoldedMax;
+        step_max[f][half] = __fmul_rn(raw, unit[f][half]);
+        if (kPartial && raw == kNegativeInfinity) step_max[f][half] = raw;  // for a unit of 0
+        rare |= step_max[f][half] > max_[f][half] + kMaxLag;
+        rare |= Policy::kInt8Scores ? unit[f][half] > kLargestFoldedUnit
+                                    : fabsf(step_max[f][half]) > kLargestFoldedMax;
       }
     }
-    if (__any_sync(0xffffffffU, moved)) Rescale(step_max);
+    rare = __any_sync(0xffffffffU, rare);
+    if (rare) Rescale(step_max);
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
@@ -461,12 +483,12 @@ class WarpTile {
         offset[f][half] = -fmaf(Policy::kBias, unit[f][half], max_[f][half]);
       }
     }
-    if (__any_sync(0xffffffffU, exact)) TakeExponents(scores, unit, offset);
+    if (rare && NeedsExponents<kPartial>(unit)) TakeExponents<kKeys>(scores, unit, offset);
 
-    const std::uint32_t smem_v = __cvta_generic_to_shared(storage_.stages[stage].v) +
-                                 step * Policy::kStepKeys * Policy::kValueRowBytes;
+    const std::uint32_t smem_v =
+        __cvta_generic_to_shared(storage_.stages[stage].v) + step * kKeys * Policy::kValueRowBytes;
 #pragma unroll
-    for (int keys = 0; keys < Policy::kStepKeys / 16; ++keys) {
+    for (int keys = 0; keys < kKeys / 16; ++keys) {
       std::uint32_t p[kFragments][4];
 #pragma unroll
       for (int f = 0; f < kFragments; ++f) {
@@ -486,7 +508,7 @@ class WarpTile {
       for (int n = 0; n < kChannelTiles / 2; ++n) {
         std::uint32_t b[4];  // 16 keys, channels 16 n .. + 15
         ptx::LoadMatricesTransposed(
-            b, ValueTile::Step(smem_v + v_offset_, n) + keys * 16 * Policy::kValueRowBytes);
+            b, ValueTile::Step(smem_v + v_offset(), n) + keys * 16 * Policy::kValueRowBytes);
 #pragma unroll
         for (int f = 0; f < kFragments; ++f) {
           ptx::MmaFloat16<typename Policy::Element>(out_[f][2 * n], p[f], b[0], b[1],
@@ -535,6 +557,11 @@ class WarpTile {
 
  private:
   static __device__ __forceinline__ int warp_row() { return threadIdx.x / 32 * kWarpRows; }
+  __device__ __forceinline__ std::uint32_t q_offset() const {
+    return ((offsets_ & 0x3ffU) << 4) + warp_row() * Policy::kScoreRowBytes;
+  }
+  __device__ __forceinline__ std::uint32_t k_offset() const { return offsets_ >> 6 & 0x3ff0U; }
+  __device__ __forceinline__ std::uint32_t v_offset() const { return offsets_ >> 16 & 0x3ff0U; }
   static __device__ __forceinline__ int LocalRow(int fragment, int half) {
     return fragment * kFragmentRows + half * 8 + threadIdx.x % 32 / 4;
   }
@@ -560,33 +587,25 @@ class WarpTile {
     }
   }
 
-  // Keys that a row sees, counted from `first_key` and clamped to [0, kBlockKeys].
-  __device__ __forceinline__ int VisibleKeys(int fragment, int half, std::int64_t first_key) const {
-    const TileContext& context = storage_.context;
-    const std::int64_t row = context.first_row + warp_row() + LocalRow(fragment, half);
-    const std::int64_t end =
-        min(row + context.task->diagonal, static_cast<std::int64_t>(context.length_k)) - first_key;
-    return static_cast<int>(
-        max(min(end, static_cast<std::int64_t>(kBlockKeys)), static_cast<std::int64_t>(0)));
-  }
-
   // Scores of keys that a row does not see become -inf. A row that sees a key whose V is not finite
   // becomes NaN, as it would have without ContainBadValues().
-  __device__ __forceinline__ void MaskScores(int stage, int step, int i, Scores<Policy>& scores) {
-    const std::int64_t first_key =
-        static_cast<std::int64_t>(storage_.context.Block(i)) * kBlockKeys +
-        step * Policy::kStepKeys;
-    constexpr std::uint32_t kAll = 0xffffffffU;
-    const std::uint64_t bad_block = storage_.bad_keys[stage][1];
+  template <int kKeys>
+  __device__ __forceinline__ void MaskScores(int step, int i, Scores<Policy, kKeys>& scores) {
+    constexpr std::uint32_t kNaNBits = 0x7fc00000U;
+    const TileContext& context = storage_.context;
+    const int first_key = storage_.blocks[i % kBlockSlots] * kBlockKeys + step * kKeys;
+    const std::uint64_t bad_block = storage_.bad_keys[i % kBadKeySlots][1];
     const std::uint64_t bad_keys =
-        (bad_block << 32 | storage_.bad_keys[stage][0]) >> (step * Policy::kStepKeys);
+        (bad_block << 32 | storage_.bad_keys[i % kBadKeySlots][0]) >> (step * kKeys);
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int visible = min(VisibleKeys(f, half, first_key), Policy::kStepKeys);
+        const int row = warp_row() + LocalRow(f, half);
+        const int end = min(row + context.diagonal, context.length_k) - first_key;
+        const int visible = max(0, min(end, kKeys));
 #pragma unroll
-        for (int j = 0; j < kStepTiles; ++j) {
+        for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             if (j * 8 + static_cast<int>(threadIdx.x % 4) * 2 + e >= visible) {
@@ -595,9 +614,24 @@ class WarpTile {
           }
         }
         const std::uint64_t seen = visible == 64 ? ~0ULL : (1ULL << visible) - 1;
-        if ((bad_keys & seen) != 0) sum_[f][half] = __uint_as_float(kAll);
+        if ((bad_keys & seen) != 0) sum_[f][half] = __uint_as_float(kNaNBits);
       }
     }
+  }
+
+  // Whether some row of the warp has scores masked, or too large for the common path.
+  template <bool kPartial>
+  __device__ __forceinline__ bool NeedsExponents(const float (&unit)[kFragments][2]) const {
+    bool needed = kPartial;
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        needed |= Policy::kInt8Scores ? unit[f][half] > kLargestFoldedUnit
+                                      : fabsf(max_[f][half]) > kLargestFoldedMax;
+      }
+    }
+    return __any_sync(0xffffffffU, needed);
   }
 
   __device__ __forceinline__ void Rescale(const float (&step_max)[kFragments][2]) {
@@ -622,7 +656,8 @@ class WarpTile {
 
   // Replaces scores by their exponents (log2, at most kMaxLag), without the shortcuts of the common
   // path, which masked scores and very large ones do not survive.
-  __device__ __forceinline__ void TakeExponents(Scores<Policy>& scores,
+  template <int kKeys>
+  __device__ __forceinline__ void TakeExponents(Scores<Policy, kKeys>& scores,
                                                 float (&unit)[kFragments][2],
                                                 float (&offset)[kFragments][2]) const {
 #pragma unroll
@@ -631,7 +666,7 @@ class WarpTile {
       for (int half = 0; half < 2; ++half) {
         const float maximum = max_[f][half] == kNegativeInfinity ? 0.0F : max_[f][half];
 #pragma unroll
-        for (int j = 0; j < kStepTiles; ++j) {
+        for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             auto& score = scores[f][j][2 * half + e];
@@ -660,37 +695,82 @@ class WarpTile {
   }
 
   SharedStorage<Policy>& storage_;
-  // Of this lane's row and chunk in the first fragment of a tile.
-  std::uint32_t q_offset_;
-  std::uint32_t k_offset_;
-  std::uint32_t v_offset_;
+  // Where this lane's row and chunk lie in the first fragment of a tile of Q, K and V: three
+  // numbers of ten bits, in units of 16 bytes. One register is kept where three would be computed
+  // anew.
+  std::uint32_t offsets_;
   std::uint32_t q_[kFragments][kScoreSteps][4];
   float max_[kFragments][2];
   float sum_[kFragments][2];
   float out_[kFragments][kChannelTiles][4];
 };
 
+// Entry `i` of the list of blocks, where there is one, is on its way to its slot.
+template <typename Policy>
+__device__ __forceinline__ void CopyBlockNumber(SharedStorage<Policy>& storage, int i) {
+  if (threadIdx.x == 0 && i < storage.context.total) {
+    ptx::CopyAsync4(__cvta_generic_to_shared(&storage.blocks[i % kBlockSlots]),
+                    storage.context.list + i);
+  }
+}
+
+// Entries [i, end) of the list of blocks, all whole or all partial; i counts on, and its stage.
+template <bool kPartial, typename Policy>
+__device__ __forceinline__ void AddBlocks(SharedStorage<Policy>& storage, WarpTile<Policy>& warp,
+                                          int end, int& i, int& stage) {
+  constexpr int kAhead = Policy::kStages - 1;
+  // Masking takes registers: half of the keys at a time.
+  constexpr int kKeys = kPartial ? 32 : Policy::kStepKeys;
+  static_assert(2 * kAhead < kBlockSlots);
+  for (; i < end; ++i) {
+    ptx::WaitForCopies<kAhead - 1>();
+    if constexpr (kPartial) ContainBadValues(storage, stage, i);
+    __syncthreads();
+    if constexpr (kPartial) {
+      if (threadIdx.x < 2) {
+        storage.bad_keys[(i + kBadKeySlots - 1) % kBadKeySlots][threadIdx.x] = 0;
+      }
+    }
+#pragma unroll 1
+    for (int step = 0; step < kBlockKeys / kKeys; ++step) {
+      Scores<Policy, kKeys> scores;
+      warp.template MultiplyKeys<kKeys>(stage, step, scores);
+      if (step == 0) {
+        // Issued under the tensor cores' work, into the stage of the block before this one.
+        if (i + kAhead < storage.context.total) {
+          CopyBlock(storage, stage == 0 ? kAhead : stage - 1,
+                    storage.blocks[(i + kAhead) % kBlockSlots]);
+        }
+        CopyBlockNumber(storage, i + 2 * kAhead);
+        ptx::CommitCopies();
+      }
+      warp.template AddStep<kPartial, kKeys>(stage, step, i, scores);
+    }
+    stage = stage == kAhead ? 0 : stage + 1;
+  }
+}
+
 template <typename Policy>
 __device__ __forceinline__ void AttendItem(SharedStorage<Policy>& storage) {
-  const TileContext& context = storage.context;
   constexpr int kAhead = Policy::kStages - 1;
-  constexpr int kSteps = kBlockKeys / Policy::kStepKeys;
+  const TileContext& context = storage.context;
 
   // Prologue: the first blocks are on their way while Q is quantised.
   if constexpr (!Policy::kInt8Scores) {
     CopyRows<kTileRows, Policy::kScoreRowBytes>(
-        __cvta_generic_to_shared(storage.q()), context.q, context.task->q.row_stride_bytes,
+        __cvta_generic_to_shared(storage.q()), context.q,
+        static_cast<std::uint32_t>(context.task->q.row_stride_bytes), 0,
         context.task->rows_valid - context.first_row, context.head_dim);
     storage.score_unit[threadIdx.x] = context.task->softmax_scale * kLog2E;
   }
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    if (i < context.total) CopyBlock(storage, i, context.Block(i));
+    if (i < context.total) CopyBlock(storage, i, __ldg(context.list + i));
+    CopyBlockNumber(storage, i);
+    CopyBlockNumber(storage, i + kAhead);
     ptx::CommitCopies();
   }
   if constexpr (Policy::kInt8Scores) QuantizeQueries(storage);
-  int next_block = kAhead < context.total ? context.Block(kAhead) : 0;
-
   WarpTile<Policy> warp(storage);
   if constexpr (Policy::kInt8Scores) {
     __syncwarp();
@@ -698,26 +778,10 @@ __device__ __forceinline__ void AttendItem(SharedStorage<Policy>& storage) {
   }
 
   // Mainloop.
+  int i = 0;
   int stage = 0;
-  for (int i = 0; i < context.total; ++i) {
-    const bool partial = i >= context.full;
-    ptx::WaitForCopies<kAhead - 1>();
-    if (partial) ContainBadValues(storage, stage);
-    __syncthreads();
-    const int free_stage = stage == 0 ? kAhead : stage - 1;  // of block i - 1
-    if (threadIdx.x < 2) storage.bad_keys[free_stage][threadIdx.x] = 0;
-    if (i + kAhead < context.total) CopyBlock(storage, free_stage, next_block);
-    ptx::CommitCopies();
-    if (i + kAhead + 1 < context.total) next_block = context.Block(i + kAhead + 1);
-
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      Scores<Policy> scores;
-      warp.MultiplyKeys(stage, step, scores);
-      warp.AddStep(stage, step, i, scores);
-    }
-    stage = stage == kAhead ? 0 : stage + 1;
-  }
+  AddBlocks<false>(storage, warp, context.full, i, stage);
+  AddBlocks<true>(storage, warp, context.total, i, stage);
 
   // Epilogue.
   warp.Write();
@@ -727,9 +791,6 @@ template <typename Policy>
 __global__ void __launch_bounds__(kThreads, Policy::kMinBlocks) Attend(const WorkTable table) {
   extern __shared__ __align__(128) std::uint8_t smem[];
   auto& storage = *reinterpret_cast<SharedStorage<Policy>*>(smem);
-  if (threadIdx.x < Policy::kStages * 2) {
-    storage.bad_keys[threadIdx.x / 2][threadIdx.x % 2] = 0;
-  }
   if (threadIdx.x == 0) storage.next_item = atomicAdd(table.next_item, 1U);
   __syncthreads();
   std::uint32_t index = storage.next_item;
@@ -739,6 +800,7 @@ __global__ void __launch_bounds__(kThreads, Policy::kMinBlocks) Attend(const Wor
       storage.context = MakeContext<Policy>(table, index);
       storage.next_item = atomicAdd(table.next_item, 1U);
     }
+    if (threadIdx.x < kBadKeySlots * 2) storage.bad_keys[threadIdx.x / 2][threadIdx.x % 2] = 0;
     __syncthreads();
     AttendItem(storage);
     ptx::WaitForCopies<0>();
