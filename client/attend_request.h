@@ -44,7 +44,9 @@ struct AttendRequest {
   // Units that came back wholly, of how many. An inline request is one unit.
   std::function<void(std::int64_t done, std::int64_t total)> on_unit_done;
   // Bytes [data, data + size) hold tensor elements that were sent from, or written to, and will
-  // hardly be touched soon: an owner of mapped files may drop their pages.
+  // hardly be touched soon: an owner of mapped files may drop their pages. Pieces spread thinly
+  // over a tensor, as some heads of an NHD one are, are not reported, since the next ones share
+  // their pages.
   std::function<void(const void* data, std::size_t size)> on_range_done;
 };
 

@@ -130,7 +130,7 @@ int RunAttend(const AttendOptions& options) {
   if (problem.return_lse) request.lse = reinterpret_cast<float*>(lse.data(0));
   request.request_id = options.request_id;
   request.checksums = options.checksums;
-  request.on_range_done = DropPages;  // neither input nor output is ever resident whole
+  request.on_range_done = DropPages;  // neither input nor output need be resident whole
   absl::StatusOr<AttendReport> report;
   {
     ProgressBar bar;
