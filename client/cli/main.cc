@@ -1,5 +1,6 @@
 // sagectl: attention from the command line.
 
+#include <cstdio>
 #include <exception>
 #include <iostream>
 
@@ -7,7 +8,10 @@
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
 
-int main(int argc, char** argv) {
+namespace sage::cli {
+namespace {
+
+int Run(int argc, char** argv) {
   CLI::App app("Block-sparse attention on a sage-server.", "sagectl");
   // Not required by the parser, which would hide the name of a subcommand that does not exist.
   app.require_subcommand(0, 1);
@@ -16,22 +20,31 @@ int main(int argc, char** argv) {
       "The server is --server, else $SAGE_SERVER, else 127.0.0.1:50051.\n"
       "'sagectl COMMAND --help' shows a command's options and examples.");
 
-  int exit_code = sage::cli::kSuccess;
-  sage::cli::AddInfoCommand(&app, &exit_code);
-  sage::cli::AddAttendCommand(&app, &exit_code);
-  sage::cli::AddVerifyCommand(&app, &exit_code);
-  sage::cli::AddMaskCommand(&app, &exit_code);
+  int exit_code = kSuccess;
+  AddInfoCommand(&app, &exit_code);
+  AddAttendCommand(&app, &exit_code);
+  AddVerifyCommand(&app, &exit_code);
+  AddMaskCommand(&app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? sage::cli::kSuccess : sage::cli::kBadUsage;
-  } catch (const std::exception& error) {  // out of memory and the like
-    std::cerr << "sagectl: " << error.what() << '\n';
-    return sage::cli::kFailure;
+    return app.exit(error) == 0 ? kSuccess : kBadUsage;
   }
   if (app.get_subcommands().empty()) {
     std::cerr << "sagectl: a subcommand is required\n" << app.help();
-    return sage::cli::kBadUsage;
+    return kBadUsage;
   }
   return exit_code;
+}
+
+}  // namespace
+}  // namespace sage::cli
+
+int main(int argc, char** argv) {
+  try {
+    return sage::cli::Run(argc, argv);
+  } catch (const std::exception& error) {  // out of memory and the like
+    std::fprintf(stderr, "sagectl: %s\n", error.what());
+    return sage::cli::kFailure;
+  }
 }
