@@ -39,10 +39,11 @@ class FileDescriptor {
 
 void DropPages(const void* data, std::size_t size) {
   static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + page - 1) / page * page;
-  const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / page * page;
-  // Only whole pages go; a failure leaves them resident, which is harmless.
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const std::size_t skipped = (page - reinterpret_cast<std::uintptr_t>(data) % page) % page;
+  if (size < skipped + page) return;  // only whole pages go
+  void* begin = const_cast<std::byte*>(static_cast<const std::byte*>(data) + skipped);
+  // A failure leaves the pages resident, which is harmless.
+  madvise(begin, (size - skipped) / page * page, MADV_DONTNEED);
 }
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
