@@ -1,6 +1,7 @@
 # Finds the CUDA compiler, or leaves the CUDA backend out. Sets SAGE_WITH_CUDA.
 #
-# CMAKE_CUDA_ARCHITECTURES defaults to one architecture, for quick builds; the `fat` preset names them all.
+# CMAKE_CUDA_ARCHITECTURES defaults to sm_80 with its PTX, which newer GPUs translate at start: one quick
+# compile that runs everywhere. Name the architectures of your GPUs for programs that start at once.
 
 set(SAGE_WITH_CUDA OFF)
 if(NOT SAGE_CUDA STREQUAL "OFF")
@@ -12,7 +13,7 @@ if(NOT SAGE_CUDA STREQUAL "OFF")
   endif()
   if(CMAKE_CUDA_COMPILER)
     if(NOT CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real)
+      set(CMAKE_CUDA_ARCHITECTURES 80)
     endif()
     enable_language(CUDA)
     # CMake 3.25 does not know nvcc's C++20 flag and would drop the standard silently.
