@@ -22,7 +22,7 @@ passed=0 failed=0 skipped=0
 summary=()
 
 count() { # count PASSED FAILED SKIPPED
-  ((passed += $1, failed += $2, skipped += $3))
+  passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 }
 
 quietly() { # quietly LOG COMMAND...: shows the log's end only where the command fails
