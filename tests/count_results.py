@@ -3,7 +3,7 @@
 
 The folder holds ctest.junit, with one entry a program, and for each GoogleTest program NAME.xml,
 with one entry a case. A program without the latter counts as one case; one that failed although
-none of its cases did (a crash, a timeout, a leak) counts as one failure more.
+none of its cases did (a crash, a timeout, a leak), or could not be started, counts as one failure.
 """
 import pathlib
 import sys
@@ -28,6 +28,9 @@ def main():
     total = [0, 0, 0]
     for program in ElementTree.parse(folder / "ctest.junit").iter("testcase"):
         status = program.get("status")  # run, fail, notrun or disabled
+        skipped = program.find("skipped")
+        if skipped is not None and not skipped.get("message", "").startswith("SKIP_"):
+            status = "fail"
         report = folder / (program.get("name") + ".xml")
         counts = count_cases(report) if report.exists() else [0, 0, 0]
         if status == "fail" and counts[1] == 0:
