@@ -19,7 +19,6 @@ readonly jobs
 readonly python=/usr/bin/python3
 
 passed=0 failed=0 skipped=0
-summary=()
 
 count() { # count PASSED FAILED SKIPPED
   passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
@@ -120,28 +119,33 @@ stage_tsan() {
   return "$status"
 }
 
-stages=("$@")
-((${#stages[@]})) || stages=("${all_stages[@]}")
-for stage in "${stages[@]}"; do
-  if [[ " ${all_stages[*]} " != *" $stage "* ]]; then
-    printf "run.sh: unknown stage '%s'; stages: %s\n" "$stage" "${all_stages[*]}" >&2
-    exit 2
-  fi
-done
+# In one function, so that editing this file does not disturb a run.
+main() {
+  local stages=("$@") summary=() stage start outcome broken=
+  ((${#stages[@]})) || stages=("${all_stages[@]}")
+  for stage in "${stages[@]}"; do
+    if [[ " ${all_stages[*]} " != *" $stage "* ]]; then
+      printf "run.sh: unknown stage '%s'; stages: %s\n" "$stage" "${all_stages[*]}" >&2
+      exit 2
+    fi
+  done
 
-cd "$root" || exit 1
-mkdir -p "$logs"
-"$root/deploy/install-deps.sh" --tests || exit 1
-for stage in "${stages[@]}"; do
-  printf '\n==> %s\n' "$stage"
-  : >"$logs/$stage.log"
-  start=$SECONDS outcome=ok
-  "stage_$stage" </dev/null || outcome=FAILED
-  [[ $outcome == ok ]] || broken=true
-  summary+=("$(printf '%-10s %-8s %5d s' "$stage" "$outcome" "$((SECONDS - start))")")
-done
+  cd "$root" || exit 1
+  mkdir -p "$logs"
+  "$root/deploy/install-deps.sh" --tests || exit 1
+  for stage in "${stages[@]}"; do
+    printf '\n==> %s\n' "$stage"
+    : >"$logs/$stage.log"
+    start=$SECONDS outcome=ok
+    "stage_$stage" </dev/null || outcome=FAILED
+    [[ $outcome == ok ]] || broken=true
+    summary+=("$(printf '%-10s %-8s %5d s' "$stage" "$outcome" "$((SECONDS - start))")")
+  done
 
-printf '\n'
-printf '%s\n' "${summary[@]}"
-printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-[[ $failed == 0 && -z ${broken-} ]]
+  printf '\n'
+  printf '%s\n' "${summary[@]}"
+  printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+  [[ $failed == 0 && -z $broken ]]
+}
+
+main "$@"
