@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "server/errors.h"
 
@@ -126,8 +127,14 @@ absl::StatusOr<BlockMask> MakePacked(const v1::PackedBlockMask& packed,
   absl::StatusOr<BlockMask> mask = BlockMask::FromPacked(
       problem, packed.batch(), packed.num_heads(),
       std::span(reinterpret_cast<const std::uint8_t*>(packed.bits().data()), packed.bits().size()));
-  if (!mask.ok()) return WithFieldPath(mask.status(), "header.mask.packed");
-  return mask;
+  if (mask.ok()) return mask;
+  // BlockMask's errors speak of one mask; a request has a field for each of its parts.
+  const std::pair<absl::string_view, absl::string_view> error =
+      absl::StrSplit(mask.status().message(), absl::MaxSplits(": ", 1));
+  const char* const field = error.first == "mask batch"   ? "batch"
+                            : error.first == "mask heads" ? "num_heads"
+                                                          : "bits";
+  return InvalidField(absl::StrCat("header.mask.packed.", field), error.second);
 }
 
 absl::StatusOr<BlockMask> MakePattern(const MaskPattern& pattern, const AttentionProblem& problem) {
