@@ -38,8 +38,8 @@ PieceRuns RunsOf(const AttentionProblem& problem, const Unit& unit, Piece piece)
 class AttendCall final : public grpc::ServerUnaryReactor {
  public:
   AttendCall(AttentionCore& core, grpc::CallbackServerContext& context,
-             const v1::AttendRequest& request, v1::AttendResponse& response)
-      : core_(core), response_(response), record_("Attend", context.peer()) {
+             const grpc::ByteBuffer& request, grpc::ByteBuffer& response)
+      : core_(core), response_buffer_(response), record_("Attend", context.peer()) {
     const absl::Status status = Begin(context, request);
     bool finish = false;
     {
@@ -61,11 +61,16 @@ class AttendCall final : public grpc::ServerUnaryReactor {
 
  private:
   // Checks, gathers and submits everything; what was submitted runs on even after an error.
-  absl::Status Begin(const grpc::CallbackServerContext& context, const v1::AttendRequest& request) {
-    if (request.ByteSizeLong() > core_.max_unary_bytes) {
+  absl::Status Begin(const grpc::CallbackServerContext& context, const grpc::ByteBuffer& message) {
+    if (message.Length() > core_.max_unary_bytes) {
       return LimitReached("server.max_unary_message_bytes",
-                          absl::StrCat("got ", request.ByteSizeLong(), " bytes, the limit is ",
+                          absl::StrCat("got ", message.Length(), " bytes, the limit is ",
                                        core_.max_unary_bytes, "; use AttendStream"));
+    }
+    v1::AttendRequest request;
+    grpc::ByteBuffer view(message);  // shares the slices; a parser wants a mutable buffer
+    if (!grpc::SerializationTraits<v1::AttendRequest>::Deserialize(&view, &request).ok()) {
+      return absl::InvalidArgumentError("message: not a protobuf message of the expected type");
     }
     // Everything is here already: the window is the whole payload.
     absl::StatusOr<std::unique_ptr<AttendJob>> job =
@@ -154,6 +159,9 @@ class AttendCall final : public grpc::ServerUnaryReactor {
       if (status.ok()) {
         record_.OutputSent(job_->output_bytes());
         *response_.mutable_trailer() = record_.Trailer(*job_);
+        bool own_buffer = false;
+        grpc::SerializationTraits<v1::AttendResponse>::Serialize(response_, &response_buffer_,
+                                                                 &own_buffer);
       }
       record_.Close(status, job_.get(), core_.metrics);
       job_.reset();
@@ -162,10 +170,11 @@ class AttendCall final : public grpc::ServerUnaryReactor {
   }
 
   AttentionCore& core_;
-  v1::AttendResponse& response_;
+  grpc::ByteBuffer& response_buffer_;  // what travels, made of response_ at the end
 
   std::mutex mutex_;
   // Guarded by mutex_.
+  v1::AttendResponse response_;
   std::unique_ptr<AttendJob> job_;
   CallRecord record_;
   absl::Status status_;
@@ -176,8 +185,8 @@ class AttendCall final : public grpc::ServerUnaryReactor {
 }  // namespace
 
 grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, grpc::CallbackServerContext& context,
-                                          const v1::AttendRequest& request,
-                                          v1::AttendResponse& response) {
+                                          const grpc::ByteBuffer& request,
+                                          grpc::ByteBuffer& response) {
   return new AttendCall(core, context, request, response);  // deletes itself in OnDone()
 }
 

@@ -8,8 +8,8 @@ namespace sage::server {
 
 // The reactor owns itself; gRPC's rules for unary calls apply to the arguments.
 grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, grpc::CallbackServerContext& context,
-                                          const v1::AttendRequest& request,
-                                          v1::AttendResponse& response);
+                                          const grpc::ByteBuffer& request,
+                                          grpc::ByteBuffer& response);
 
 }  // namespace sage::server
 

@@ -71,14 +71,14 @@ class StallWatch {
 };
 
 class AttentionService final
-    : public v1::Attention::WithCallbackMethod_Attend<
+    : public v1::Attention::WithRawCallbackMethod_Attend<
           v1::Attention::WithRawCallbackMethod_AttendStream<v1::Attention::Service>> {
  public:
   explicit AttentionService(AttentionCore& core) : core_(core), stalls_(core.stall_timeout) {}
 
   grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext* context,
-                                   const v1::AttendRequest* request,
-                                   v1::AttendResponse* response) override;
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* AttendStream(
       grpc::CallbackServerContext* context) override;
 
