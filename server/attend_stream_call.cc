@@ -61,7 +61,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     Step([&] {
       reading_ = false;
       if (!ok) {
-        HalfClosed();
+        // Where the client has gone, a read may fail before OnCancel() says so.
+        Fail(context_.IsCancelled() ? ClientLeft() : HalfClosed());
       } else if (job_ == nullptr) {
         Fail(Begin());
       } else {
@@ -75,7 +76,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     Step([&] {
       writing_ = false;
       out_.Clear();
-      if (!ok) Fail(absl::CancelledError("the client ended the request"));
+      if (!ok) Fail(ClientLeft());
       if (trailer_sent_) {
         Decide(absl::OkStatus());
       } else if (unit_ending_.has_value()) {
@@ -85,7 +86,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   }
 
   void OnCancel() override {
-    Step([&] { Fail(absl::CancelledError("the client ended the request")); });
+    Step([&] { Fail(ClientLeft()); });
   }
 
   void OnDone() override {
@@ -155,15 +156,14 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
 
   bool PayloadComplete() const { return job_ != nullptr && job_->payload_complete(); }
 
-  void HalfClosed() {
+  static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
+
+  absl::Status HalfClosed() {
     reads_closed_ = true;
-    if (PayloadComplete()) return;
-    if (job_ == nullptr) {
-      Fail(InvalidField("header", "the stream ended before it"));
-    } else {
-      Fail(InvalidField("data", absl::StrCat("the stream ended after ", job_->received_bytes(),
-                                             " of ", job_->payload_bytes(), " bytes")));
-    }
+    if (PayloadComplete()) return absl::OkStatus();
+    if (job_ == nullptr) return InvalidField("header", "the stream ended before it");
+    return InvalidField("data", absl::StrCat("the stream ended after ", job_->received_bytes(),
+                                             " of ", job_->payload_bytes(), " bytes"));
   }
 
   absl::Status Begin() {
