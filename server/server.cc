@@ -17,6 +17,8 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
 #include "sage/v1/sessions.grpc.pb.h"
 #include "sage/v1/tensors.grpc.pb.h"
 #include "server/attention_service.h"
@@ -64,6 +66,16 @@ EngineOptions ForDevice(const ServerOptions& options, const BackendInfo& device)
   engine.launch_operations = device.unified_memory ? 3e9 : 1e12;
   return engine;
 }
+
+// Linking gRPC's reflection is enough to serve it; this takes it out again.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins,
+                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
 
 }  // namespace
 
@@ -228,8 +240,9 @@ absl::Status Server::Parts::Open() {
 
 absl::Status Server::Parts::OpenGrpc() {
   grpc::EnableDefaultHealthCheckService(true);
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.RegisterService(attention.get());
   builder.RegisterService(&tensors);
   builder.RegisterService(&sessions);
