@@ -7,6 +7,11 @@
 #include "absl/strings/str_cat.h"
 
 namespace sage::server {
+namespace {
+
+bool IsUnix(const std::string& address) { return absl::StartsWith(address, "unix:"); }
+
+}  // namespace
 
 absl::StatusOr<HostPort> ParseHostPort(const std::string& address) {
   const std::size_t colon = address.rfind(':');
@@ -24,8 +29,12 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& address) {
   return result;
 }
 
+absl::Status CheckAddress(const std::string& address) {
+  return IsUnix(address) ? absl::OkStatus() : ParseHostPort(address).status();
+}
+
 bool IsLocal(const std::string& address) {
-  if (absl::StartsWith(address, "unix:")) return true;
+  if (IsUnix(address)) return true;
   const absl::StatusOr<HostPort> host_port = ParseHostPort(address);
   if (!host_port.ok()) return false;
   in_addr ipv4{};

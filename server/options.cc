@@ -17,6 +17,7 @@ absl::Status Refuse(const char* flag, const std::string& got, const std::string&
 absl::Status CheckOptions(const ServerOptions& options) {
   if (options.listen.empty()) return Refuse("listen", "nothing", "at least one address");
   for (const std::string& address : options.listen) {
+    if (absl::Status status = CheckAddress(address); !status.ok()) return status;
     if (!IsLocal(address) && !options.allow_insecure_remote) {
       return Refuse(
           "listen", address,
@@ -35,8 +36,8 @@ absl::Status CheckOptions(const ServerOptions& options) {
   const std::array<Range, 9> ranges = {{
       {"threads", options.threads, 0, 4096},
       {"streams", options.streams, 0, 64},
-      {"unit-bytes", static_cast<std::int64_t>(options.unit_bytes), 1, kManyBytes},
-      {"window-bytes", static_cast<std::int64_t>(options.window_bytes), 1, kManyBytes},
+      {"unit", static_cast<std::int64_t>(options.unit_bytes), 1, kManyBytes},
+      {"window", static_cast<std::int64_t>(options.window_bytes), 1, kManyBytes},
       {"max-requests", static_cast<std::int64_t>(options.max_requests), 1, 1 << 20},
       {"max-connections", static_cast<std::int64_t>(options.max_connections), 1, 1 << 20},
       {"stall-timeout-ms", options.stall_timeout.count(), 1, 86400000},
