@@ -1,0 +1,140 @@
+// Draining: health says so, nothing that runs is lost, nothing new is taken.
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "gtest/gtest.h"
+#include "tests/support/faulty_backend.h"
+#include "tests/support/plain_client.h"
+#include "tests/support/server_fixture.h"
+#include "tests/support/wire_error.h"
+
+namespace sage::testing {
+namespace {
+
+using grpc::StatusCode;
+
+// HealthCheckResponse { status: SERVING } and { status: NOT_SERVING }.
+const std::string kServing("\x08\x01", 2);
+const std::string kNotServing("\x08\x02", 2);
+
+// Outlives the server, which the fixture destroys last.
+struct Planted {
+  Faults faults;
+};
+
+class Draining : protected Planted, public ServerFixture {
+ protected:
+  void Start(const server::ServerOptions& options = TestServerOptions()) {
+    StartServer(options, MakeFaultyBackend(TestBackend(), faults));
+    channel_ = NewChannel();
+    stub_ = v1::Attention::NewStub(channel_);
+  }
+
+  // The answer of grpc.health.v1 for the server as a whole, empty where the call failed.
+  std::string Health() {
+    const RawAnswer answer = RawExchange(channel_, "/grpc.health.v1.Health/Check", {""});
+    return answer.messages.empty() ? "" : answer.messages.front();
+  }
+
+  // Tries new requests until one is refused.
+  grpc::Status AwaitRefusal() {
+    while (true) {
+      PlainStream stream(*stub_, sample_);
+      if (!stream.Open()) return stream.Finish();
+      stream.Cancel();
+      stream.Finish();
+    }
+  }
+
+  const Sample sample_ = MakeSample(SmallProblem(), 1);
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Attention::Stub> stub_;
+};
+
+TEST_F(Draining, LosesNoRequestAndTakesNoNewOne) {
+  Start();
+  EXPECT_EQ(Health(), kServing);
+  PlainStream in_mid_payload(*stub_, sample_);
+  ASSERT_TRUE(in_mid_payload.Open());
+  const auto messages = PayloadMessages(sample_, in_mid_payload.accepted(), 1000);
+  for (std::size_t i = 0; i < 50; ++i) ASSERT_TRUE(in_mid_payload.Send(messages[i]));
+  faults.hold_attends = true;
+  PlainStream computing(*stub_, sample_);
+  ASSERT_TRUE(computing.Open());
+  for (const auto& message : messages) ASSERT_TRUE(computing.Send(message));
+  PlainStream accepted(*stub_, sample_);
+  ASSERT_TRUE(accepted.Open());
+
+  bool peaceful = false;
+  std::thread drain([&] { peaceful = server().Drain(); });
+  while (Health() == kServing) std::this_thread::yield();
+  EXPECT_EQ(Health(), kNotServing);
+  EXPECT_TRUE(IsError(AwaitRefusal(), StatusCode::UNAVAILABLE,
+                      std::string("the server is draining; try another"), Details::kRetry));
+  grpc::ClientContext context;
+  v1::AttendResponse response;
+  EXPECT_TRUE(IsError(stub_->Attend(&context, UnaryRequest(sample_), &response),
+                      StatusCode::UNAVAILABLE, std::string("the server is draining; try another"),
+                      Details::kRetry));
+
+  faults.hold_attends = false;
+  faults.hold_attends.notify_all();
+  for (std::size_t i = 50; i < messages.size(); ++i) ASSERT_TRUE(in_mid_payload.Send(messages[i]));
+  for (const auto& message : messages) ASSERT_TRUE(accepted.Send(message));
+  EXPECT_TRUE(in_mid_payload.FinishesRightly());
+  EXPECT_TRUE(computing.FinishesRightly());
+  EXPECT_TRUE(accepted.FinishesRightly());
+  drain.join();
+  EXPECT_TRUE(peaceful);
+
+  grpc::ClientContext late;
+  EXPECT_EQ(v1::Attention::NewStub(NewChannel())
+                ->Attend(&late, UnaryRequest(sample_), &response)
+                .error_code(),
+            StatusCode::UNAVAILABLE);
+}
+
+TEST_F(Draining, EndsWhatOutlastsItsTimeout) {
+  server::ServerOptions options = TestServerOptions();
+  options.drain_timeout = std::chrono::milliseconds(50);
+  Start(options);
+  PlainStream idle(*stub_, sample_);
+  ASSERT_TRUE(idle.Open());
+  EXPECT_FALSE(server().Drain());
+  EXPECT_FALSE(idle.Finish().ok());
+  EXPECT_FALSE(server().Drain()) << "a second drain says the same";
+}
+
+TEST_F(Draining, ServesOnDuringItsDelay) {
+  server::ServerOptions options = TestServerOptions();
+  options.drain_delay = std::chrono::seconds(2);
+  Start(options);
+  bool peaceful = false;
+  std::thread drain([&] { peaceful = server().Drain(); });
+  while (Health() == kServing) std::this_thread::yield();
+  EXPECT_TRUE(StreamsRightly(*stub_, sample_));
+  EXPECT_TRUE(AttendsRightly(*stub_, sample_));
+  drain.join();
+  EXPECT_TRUE(peaceful);
+}
+
+TEST_F(Draining, OfAnIdleServerIsQuick) {
+  Start();
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server().Drain());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  EXPECT_TRUE(server().Drain());
+}
+
+TEST_F(Draining, HealthOfAnUnknownServiceIsNotFound) {
+  Start();
+  // HealthCheckRequest { service: "nobody" }
+  const RawAnswer answer =
+      RawExchange(channel_, "/grpc.health.v1.Health/Check", {std::string("\x0a\x06nobody")});
+  EXPECT_EQ(answer.status.error_code(), StatusCode::NOT_FOUND);
+}
+
+}  // namespace
+}  // namespace sage::testing

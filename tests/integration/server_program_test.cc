@@ -1,0 +1,264 @@
+// The sage-server program itself: its command line, configuration file, signals, sockets and exit
+// statuses.
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sage/v1/server.grpc.pb.h"
+#include "tests/support/child_process.h"
+#include "tests/support/plain_client.h"
+
+namespace sage::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& target) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// A sage-server on a free port, up once constructed.
+class RunningServer {
+ public:
+  explicit RunningServer(std::vector<std::string> more = {},
+                         const std::string& listen = "127.0.0.1:0")
+      : process_(SAGE_SERVER_PROGRAM, Arguments(std::move(more), listen)) {
+    EXPECT_TRUE(process_.Await([&] { return !ReadFile(PortFile()).empty(); })) << process_.err();
+    target_ = "127.0.0.1:" + std::to_string(std::atoi(ReadFile(PortFile()).c_str()));
+  }
+
+  ChildProcess& process() { return process_; }
+  const std::string& target() const { return target_; }
+
+ private:
+  std::string PortFile() const { return folder_.File("port"); }
+  std::vector<std::string> Arguments(std::vector<std::string> more, const std::string& listen) {
+    for (const std::string& word :
+         {std::string("--backend"), std::string("cpu"), std::string("--threads"), std::string("2"),
+          std::string("--port-file"), PortFile()}) {
+      more.push_back(word);
+    }
+    if (!listen.empty()) more.insert(more.end(), {"--listen", listen});
+    return more;
+  }
+
+  const ScratchFolder folder_;
+  ChildProcess process_;
+  std::string target_;
+};
+
+v1::ServerInfo InfoOf(const std::string& target) {
+  v1::ServerInfo info;
+  grpc::ClientContext context;
+  EXPECT_TRUE(v1::Server::NewStub(Connect(target))->GetInfo(&context, {}, &info).ok());
+  return info;
+}
+
+class ServerProgram : public ::testing::Test {
+ protected:
+  // Runs the program to its end, which it must reach by itself.
+  void ExpectExit(const std::vector<std::string>& arguments, int status,
+                  const ::testing::Matcher<std::string>& err) {
+    ChildProcess process(SAGE_SERVER_PROGRAM, arguments);
+    EXPECT_EQ(process.Wait(), status) << process.err();
+    EXPECT_THAT(process.err(), err);
+  }
+
+  std::string WriteConfig(const std::string& text) {
+    std::ofstream(folder_.File("sage.conf")) << text;
+    return folder_.File("sage.conf");
+  }
+
+  const ScratchFolder folder_;
+  const Sample sample_ = MakeSample(SmallProblem(), 1);
+};
+
+TEST_F(ServerProgram, ServesUntilItIsTold) {
+  RunningServer server;
+  const auto stub = v1::Attention::NewStub(Connect(server.target()));
+  EXPECT_TRUE(StreamsRightly(*stub, sample_));
+  EXPECT_TRUE(AttendsRightly(*stub, sample_));
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
+  EXPECT_EQ(server.process().out(), "");
+  EXPECT_THAT(server.process().err(),
+              AllOf(HasSubstr("event=ready port="), HasSubstr("event=request request_id="),
+                    HasSubstr("event=drain_end peaceful=true")));
+}
+
+TEST_F(ServerProgram, InterruptEndsItToo) {
+  RunningServer server;
+  server.process().Signal(SIGINT);
+  EXPECT_EQ(server.process().Wait(), 0);
+}
+
+TEST_F(ServerProgram, TerminationLosesNoRequest) {
+  RunningServer server;
+  const auto channel = Connect(server.target());
+  const auto stub = v1::Attention::NewStub(channel);
+  PlainStream first(*stub, sample_);
+  PlainStream second(*stub, sample_);
+  ASSERT_TRUE(first.Open());
+  ASSERT_TRUE(second.Open());
+  const auto messages = PayloadMessages(sample_, first.accepted(), 1000);
+  for (std::size_t i = 0; i < 30; ++i) ASSERT_TRUE(first.Send(messages[i]));
+  server.process().Signal(SIGTERM);
+  ASSERT_TRUE(server.process().Await(
+      [&] { return server.process().err().find("event=drain_begin") != std::string::npos; }));
+  for (std::size_t i = 30; i < messages.size(); ++i) ASSERT_TRUE(first.Send(messages[i]));
+  EXPECT_TRUE(first.FinishesRightly());
+  for (const auto& message : messages) ASSERT_TRUE(second.Send(message));
+  EXPECT_TRUE(second.FinishesRightly());
+  EXPECT_EQ(server.process().Wait(), 0);
+}
+
+TEST_F(ServerProgram, SecondSignalLeavesAtOnce) {
+  RunningServer server;
+  const auto stub = v1::Attention::NewStub(Connect(server.target()));
+  PlainStream idle(*stub, sample_);
+  ASSERT_TRUE(idle.Open());
+  server.process().Signal(SIGTERM);
+  ASSERT_TRUE(server.process().Await(
+      [&] { return server.process().err().find("event=drain_begin") != std::string::npos; }));
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 128 + SIGTERM);
+  EXPECT_THAT(server.process().err(), HasSubstr("second signal, leaving at once"));
+}
+
+TEST_F(ServerProgram, DrainTimeoutIsAFailure) {
+  RunningServer server({"--drain-timeout-ms", "50"});
+  const auto stub = v1::Attention::NewStub(Connect(server.target()));
+  PlainStream idle(*stub, sample_);
+  ASSERT_TRUE(idle.Open());
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 1);
+  EXPECT_FALSE(idle.Finish().ok());
+}
+
+TEST_F(ServerProgram, ReadsAConfigurationFileThatFlagsOverride) {
+  const std::string file = WriteConfig(
+      "listen = [\"127.0.0.1:0\"]\n"
+      "host-memory = \"64MiB\"\n"
+      "max-requests = 7\n"
+      "max-connections = 8\n");
+  RunningServer server({"--config", file, "--max-connections", "9"}, /*listen=*/"");
+  const v1::Limits limits = InfoOf(server.target()).limits();
+  EXPECT_EQ(limits.host_memory_bytes(), 64U << 20);
+  EXPECT_EQ(limits.max_concurrent_requests(), 7U);
+  EXPECT_EQ(limits.max_connections(), 9U);
+}
+
+TEST_F(ServerProgram, RefusesABadConfigurationFile) {
+  ExpectExit({"--config", WriteConfig("no-such-key = 1\n")}, 2, HasSubstr("no-such-key"));
+  ExpectExit({"--config", WriteConfig("max-requests = \"many\"\n")}, 2,
+             AllOf(HasSubstr("max-requests"), HasSubstr("many")));
+  ExpectExit({"--config", WriteConfig("backend = \"tpu\"\n")}, 2,
+             HasSubstr("backend: got tpu, allowed auto, cpu, cuda"));
+  ExpectExit({"--config", folder_.File("nowhere.conf")}, 2, HasSubstr("nowhere.conf"));
+}
+
+TEST_F(ServerProgram, RefusesBadFlags) {
+  ExpectExit({"--no-such-flag"}, 2, HasSubstr("--no-such-flag"));
+  ExpectExit({"stray"}, 2, HasSubstr("stray"));
+  ExpectExit({"--backend", "tpu"}, 2, HasSubstr("backend: got tpu, allowed auto, cpu, cuda"));
+  ExpectExit({"--streams", "65"}, 2, HasSubstr("streams: got 65, allowed 0 to 64"));
+  ExpectExit({"--streams", "two"}, 2, HasSubstr("two"));
+  ExpectExit({"--threads", "-1"}, 2, HasSubstr("threads: got -1, allowed 0 to 4096"));
+  ExpectExit({"--max-requests", "0"}, 2, HasSubstr("max-requests: got 0, allowed 1 to"));
+  ExpectExit({"--stall-timeout-ms", "0"}, 2, HasSubstr("stall-timeout-ms: got 0, allowed 1 to"));
+  ExpectExit({"--unit", "0"}, 2, HasSubstr("unit: got 0, allowed 1 to"));
+  ExpectExit({"--window", "0"}, 2, HasSubstr("window: got 0, allowed 1 to"));
+  ExpectExit({"--host-memory", "much"}, 2, HasSubstr("much"));
+  ExpectExit({"--log-level", "loud"}, 2, HasSubstr("loud"));
+}
+
+TEST_F(ServerProgram, RefusesToServeOthersUnlessToldTo) {
+  for (const char* address : {"0.0.0.0:0", "[::]:0", "192.0.2.1:50051", "example.com:1"}) {
+    ExpectExit({"--listen", address}, 2,
+               AllOf(HasSubstr("listen: got " + std::string(address)),
+                     HasSubstr("--allow-insecure-remote")));
+  }
+  RunningServer server({"--allow-insecure-remote"}, "0.0.0.0:0");
+  const auto stub = v1::Attention::NewStub(Connect(server.target()));
+  EXPECT_TRUE(AttendsRightly(*stub, sample_));
+}
+
+TEST_F(ServerProgram, RefusesAnAddressThatIsNone) {
+  for (const char* address : {"50051", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", ":1"}) {
+    ExpectExit({"--listen", address}, 2,
+               HasSubstr("listen: got " + std::string(address) +
+                         ", allowed HOST:PORT with a port of 0 to 65535, or unix:PATH"));
+  }
+}
+
+TEST_F(ServerProgram, SaysThatAPortIsInUse) {
+  RunningServer server;
+  ExpectExit({"--backend", "cpu", "--listen", server.target()}, 1,
+             HasSubstr("listen: cannot listen on " + server.target() + ": Address already in use"));
+}
+
+TEST_F(ServerProgram, CudaWithoutAGpuIsAnErrorThatSaysWhatToDo) {
+  if (std::filesystem::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
+  ExpectExit({"--backend", "cuda", "--listen", "127.0.0.1:0"}, 1,
+             AllOf(HasSubstr("event=start_failed"), HasSubstr("--backend cpu")));
+}
+
+TEST_F(ServerProgram, ListensOnAUnixSocket) {
+  const std::string path = folder_.File("sage.sock");
+  const std::string target = "unix:" + path;
+  const std::vector<std::string> arguments = {"--backend", "cpu", "--listen", target};
+  const auto serves = [&](ChildProcess& process) {
+    return process.Await([&] { return process.err().find("event=ready") != std::string::npos; });
+  };
+  ChildProcess killed(SAGE_SERVER_PROGRAM, arguments);
+  ASSERT_TRUE(serves(killed)) << killed.err();
+  EXPECT_TRUE(StreamsRightly(*v1::Attention::NewStub(Connect(target)), sample_));
+  ExpectExit(arguments, 1, HasSubstr("listen: cannot listen on " + target));
+  killed.Signal(SIGKILL);
+  EXPECT_EQ(killed.Wait(), -SIGKILL);
+  EXPECT_TRUE(std::filesystem::exists(path));
+
+  // The socket that it left behind is nobody's.
+  ChildProcess next(SAGE_SERVER_PROGRAM, arguments);
+  ASSERT_TRUE(serves(next)) << next.err();
+  EXPECT_TRUE(StreamsRightly(*v1::Attention::NewStub(Connect(target)), sample_));
+  next.Signal(SIGTERM);
+  EXPECT_EQ(next.Wait(), 0);
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST_F(ServerProgram, ReflectionIsByFlag) {
+  const std::string method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  const std::string list_services("\x3a\x00", 2);  // ServerReflectionRequest.list_services
+  RunningServer without;
+  EXPECT_EQ(RawExchange(Connect(without.target()), method, {list_services}).status.error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  RunningServer with({"--reflection"});
+  const RawAnswer answer = RawExchange(Connect(with.target()), method, {list_services});
+  ASSERT_EQ(answer.messages.size(), 1U);
+  EXPECT_THAT(answer.messages.front(),
+              AllOf(HasSubstr("sage.v1.Attention"), HasSubstr("sage.v1.Tensors"),
+                    HasSubstr("sage.v1.Sessions"), HasSubstr("sage.v1.Server")));
+}
+
+TEST_F(ServerProgram, HelpAndVersionAreNoErrors) {
+  ChildProcess help(SAGE_SERVER_PROGRAM, {"--help"});
+  EXPECT_EQ(help.Wait(), 0);
+  EXPECT_THAT(help.out(), AllOf(HasSubstr("--listen"), HasSubstr("--backend")));
+  ChildProcess version(SAGE_SERVER_PROGRAM, {"--version"});
+  EXPECT_EQ(version.Wait(), 0);
+  EXPECT_THAT(version.out(), HasSubstr("sage-server "));
+}
+
+}  // namespace
+}  // namespace sage::testing
