@@ -108,14 +108,16 @@ stage_asan() {
   one_check build asan "$logs/asan.log" && run_tests asan asan -LE 'gpu|slow'
 }
 
-# Debian's gRPC is not instrumented, so that its own locks are not seen: tests that talk through it
-# run with reports from such modules ignored. All others run with nothing ignored.
+# Debian's gRPC is not instrumented, so that its own locks are not seen: tests that talk through it,
+# labelled integration or grpc, run with reports from such modules ignored; all others with nothing
+# ignored.
 stage_tsan() {
   one_check build tsan "$logs/tsan.log" || return 1
   local status=0
-  TSAN_OPTIONS=halt_on_error=1 run_tests tsan tsan -LE 'gpu|slow|integration' || status=1
-  TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
-    run_tests tsan tsan-grpc -L integration -LE 'gpu|slow' || status=1
+  TSAN_OPTIONS=halt_on_error=1 run_tests tsan tsan -LE 'gpu|slow|integration|grpc' || status=1
+  local ignored=suppressions=$root/tests/sanitizers/tsan_grpc.supp
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:$ignored \
+    run_tests tsan tsan-grpc -L 'integration|grpc' -LE 'gpu|slow' || status=1
   return "$status"
 }
 
