@@ -57,7 +57,11 @@ class AttendCall final : public grpc::ServerUnaryReactor {
     if (job_ != nullptr) core_.engine.Cancel(*job_->context());
   }
 
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    // The last step was taken under the lock, on another thread.
+    { const std::lock_guard lock(mutex_); }
+    delete this;
+  }
 
  private:
   // Checks, gathers and submits everything; what was submitted runs on even after an error.

@@ -91,6 +91,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
 
   void OnDone() override {
     stalls_.Remove(this);
+    // The last step was taken under the lock, on another thread.
+    { const std::lock_guard lock(mutex_); }
     delete this;
   }
 

@@ -1,5 +1,7 @@
 #include "server/backend_factory.h"
 
+#include <cstdint>
+
 #include "kernels/cpu/cpu_backend.h"
 #include "spdlog/spdlog.h"
 #ifdef SAGE_WITH_CUDA
@@ -11,7 +13,8 @@ namespace {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(const ServerOptions& options) {
 #ifdef SAGE_WITH_CUDA
-  return CreateCudaBackend({.memory_limit_bytes = options.device_memory_bytes});
+  return CreateCudaBackend(
+      {.memory_limit_bytes = static_cast<std::int64_t>(options.device_memory_bytes)});
 #else
   static_cast<void>(options);
   return absl::FailedPreconditionError(

@@ -26,11 +26,9 @@ class Results {
  public:
   std::function<void(UnitResult)> Take() {
     return [this](UnitResult result) {
-      {
-        const std::lock_guard lock(mutex_);
-        codes_.push_back(result.status.code());
-        units_.push_back(result.unit);
-      }
+      // Notified under the lock: once Await() returns, this object may go.
+      const std::lock_guard lock(mutex_);
+      codes_.push_back(result.status.code());
       changed_.notify_all();
     };
   }
@@ -44,7 +42,6 @@ class Results {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<absl::StatusCode> codes_;
-  std::vector<std::uint32_t> units_;
 };
 
 class EngineTest : public ::testing::Test {
