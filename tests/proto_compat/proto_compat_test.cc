@@ -161,6 +161,32 @@ TEST_F(PlantedBreak, ChangedStreamingIsFound) {
   EXPECT_THAT(Breaks(), ElementsAre(HasSubstr("method p.S.Call changed")));
 }
 
+TEST_F(PlantedBreak, ChangedRequestOrResponseTypeIsFound) {
+  file().mutable_service(0)->mutable_method(0)->set_input_type(".p.M.N");
+  EXPECT_THAT(Breaks(), ElementsAre(HasSubstr("method p.S.Call changed")));
+  file().mutable_service(0)->mutable_method(0)->set_input_type(".p.M");
+  file().mutable_service(0)->mutable_method(0)->set_output_type(".p.M.N");
+  EXPECT_THAT(Breaks(), ElementsAre(HasSubstr("method p.S.Call changed")));
+}
+
+TEST_F(PlantedBreak, RemovedMessageIsFound) {
+  message().clear_nested_type();
+  EXPECT_THAT(Breaks(),
+              ElementsAre(HasSubstr("field p.M.N.d is gone"), HasSubstr("message p.M.N is gone")));
+}
+
+TEST_F(PlantedBreak, RemovedEnumIsFound) {
+  message().clear_enum_type();
+  EXPECT_THAT(Breaks(), ElementsAre(HasSubstr("enum p.M.F is gone"),
+                                    HasSubstr("value p.M.F.F_ZERO is gone")));
+}
+
+TEST_F(PlantedBreak, RemovedServiceIsFound) {
+  file().clear_service();
+  EXPECT_THAT(Breaks(),
+              ElementsAre(HasSubstr("method p.S.Call is gone"), HasSubstr("service p.S is gone")));
+}
+
 TEST_F(PlantedBreak, ChangedPackageIsFound) {
   file().set_package("q");
   EXPECT_FALSE(Breaks().empty());
