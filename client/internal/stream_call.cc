@@ -38,11 +38,14 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
                              Client::AttendCallback done) {
   auto call = std::make_shared<StreamCall>(options, std::move(request), std::move(done));
   call->self_ = call;
-  if (deadline != absl::InfiniteFuture()) {
-    call->context_.set_deadline(absl::ToChronoTime(deadline));
-  }
+  auto context = std::make_shared<grpc::ClientContext>();
+  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
   grpc::GenericStub stub(std::move(channel));
-  stub.PrepareBidiStreamingCall(&call->context_, kMethod, {}, call.get());
+  stub.PrepareBidiStreamingCall(context.get(), kMethod, {}, call.get());
+  {
+    absl::MutexLock lock(&call->mutex_);
+    call->context_ = std::move(context);
+  }
 
   v1::AttendStreamRequest first;
   *first.mutable_header() = MakeHeader(call->request_);
@@ -52,7 +55,7 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   call->StartCall();
 
   return AttendCall([weak = std::weak_ptr<StreamCall>(call)] {
-    if (const std::shared_ptr<StreamCall> running = weak.lock()) running->context_.TryCancel();
+    if (const std::shared_ptr<StreamCall> running = weak.lock()) running->Cancel();
   });
 }
 
@@ -89,6 +92,12 @@ void StreamCall::OnReadDone(bool ok) {
 void StreamCall::OnDone(const grpc::Status& status) {
   final_status_ = status;
   outgoing_.Clear();
+  std::shared_ptr<grpc::ClientContext> context;
+  {
+    absl::MutexLock lock(&mutex_);
+    context.swap(context_);
+  }
+  context.reset();
   Unhold();
 }
 
@@ -279,12 +288,21 @@ void StreamCall::ReportRange(const std::byte* tensor, const PieceRuns& runs, std
   request_.on_range_done(tensor + scale * begin, scale * (end - begin));
 }
 
+void StreamCall::Cancel() {
+  std::shared_ptr<grpc::ClientContext> context;
+  {
+    absl::MutexLock lock(&mutex_);
+    context = context_;
+  }
+  if (context != nullptr) context->TryCancel();
+}
+
 void StreamCall::Fail(absl::Status status) {
   {
     absl::MutexLock lock(&mutex_);
     if (failure_.ok()) failure_ = std::move(status);
   }
-  context_.TryCancel();
+  Cancel();
 }
 
 void StreamCall::Unhold() {

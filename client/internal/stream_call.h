@@ -71,6 +71,7 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   void ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
                    std::int64_t size, std::int64_t scale);
 
+  void Cancel() ABSL_LOCKS_EXCLUDED(mutex_);
   // Records the first failure found on this side and ends the call.
   void Fail(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -87,7 +88,6 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   const Client::AttendCallback done_;
   const absl::Time started_ = absl::Now();
   std::shared_ptr<StreamCall> self_;  // reset on completion
-  grpc::ClientContext context_;
   std::atomic<std::int64_t> holds_{1};
   grpc::Status final_status_;
 
@@ -104,6 +104,8 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   grpc::ByteBuffer outgoing_;
   PayloadChunk outgoing_chunk_;
   absl::Mutex mutex_;
+  // Goes when the RPC is over: with it goes memory that a failed write has left in gRPC's call.
+  std::shared_ptr<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);
   std::vector<UnitProgress> progress_ ABSL_GUARDED_BY(mutex_);
   std::optional<PayloadCursor> cursor_ ABSL_GUARDED_BY(mutex_);
   std::int64_t in_window_ ABSL_GUARDED_BY(mutex_) = 0;  // sent bytes of units not yet back

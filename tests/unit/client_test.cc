@@ -7,9 +7,12 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
@@ -29,20 +32,58 @@ using ::testing::HasSubstr;
 using ServerStream = grpc::ServerReaderWriter<v1::AttendStreamResponse, v1::AttendStreamRequest>;
 using Script = std::function<grpc::Status(const v1::AttendHeader&, ServerStream*)>;
 
+// Thread-safe.
 class ScriptedService : public v1::Attention::Service {
  public:
+  using Unary = std::function<grpc::Status(const v1::AttendRequest&, v1::AttendResponse*)>;
+
+  // What the next calls do. Waits until no call uses the script before.
+  void Play(Script script) {
+    AwaitIdle();
+    absl::MutexLock lock(&mutex_);
+    script_ = std::move(script);
+  }
+  void PlayUnary(Unary unary) {
+    absl::MutexLock lock(&mutex_);
+    unary_ = std::move(unary);
+  }
+  // A client may be done with a call before its handler is.
+  void AwaitIdle() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(
+        +[](int* running) { return *running == 0; }, &running_));
+  }
+
   grpc::Status AttendStream(grpc::ServerContext*, ServerStream* stream) override {
+    Script script;
+    {
+      absl::MutexLock lock(&mutex_);
+      script = script_;
+      ++running_;
+    }
     v1::AttendStreamRequest first;
-    if (!stream->Read(&first)) return {grpc::StatusCode::INTERNAL, "no header"};
-    return script(first.header(), stream);
+    const grpc::Status status = stream->Read(&first)
+                                    ? script(first.header(), stream)
+                                    : grpc::Status(grpc::StatusCode::INTERNAL, "no header");
+    absl::MutexLock lock(&mutex_);
+    --running_;
+    return status;
   }
   grpc::Status Attend(grpc::ServerContext*, const v1::AttendRequest* request,
                       v1::AttendResponse* response) override {
+    Unary unary;
+    {
+      absl::MutexLock lock(&mutex_);
+      unary = unary_;
+    }
     return unary(*request, response);
   }
 
-  Script script;
-  std::function<grpc::Status(const v1::AttendRequest&, v1::AttendResponse*)> unary;
+ private:
+  absl::Mutex mutex_;
+  Script script_ ABSL_GUARDED_BY(mutex_);
+  Unary unary_ ABSL_GUARDED_BY(mutex_);
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 // fp16, two units of one head each.
@@ -158,13 +199,15 @@ class ClientTest : public ::testing::Test {
 
   // What the client makes of a server that plans, reads everything, and then does `rest`.
   absl::Status StatusAfter(std::function<void(ServerStream*)> rest) {
-    service_.script = [&](const v1::AttendHeader&, ServerStream* stream) {
+    service_.Play([&](const v1::AttendHeader&, ServerStream* stream) {
       stream->Write(Plan(2 * kUnitPayload));
       for (std::uint32_t unit = 0; unit < 2; ++unit) ReadUnit(stream, unit);
       rest(stream);
       return grpc::Status::OK;
-    };
-    return client_->Attend(Request()).status();
+    });
+    const absl::Status status = client_->Attend(Request()).status();
+    service_.AwaitIdle();
+    return status;
   }
 
   std::vector<std::uint16_t> q_, k_, v_, out_;
@@ -176,7 +219,7 @@ class ClientTest : public ::testing::Test {
 };
 
 TEST_F(ClientTest, StreamsByThePlanWithinTheWindow) {
-  service_.script = [](const v1::AttendHeader& header, ServerStream* stream) {
+  service_.Play([](const v1::AttendHeader& header, ServerStream* stream) {
     EXPECT_EQ(header.request_id(), "mine");
     // The window holds one unit: a client that sent more would break the plan's order of reads
     // here, and one that waited for more would hang.
@@ -189,7 +232,7 @@ TEST_F(ClientTest, StreamsByThePlanWithinTheWindow) {
     v1::AttendStreamRequest request;
     EXPECT_FALSE(stream->Read(&request));  // half-closed
     return grpc::Status::OK;
-  };
+  });
   AttendRequest request = Request();
   request.request_id = "mine";
   request.checksums = true;
@@ -215,7 +258,7 @@ TEST_F(ClientTest, StreamsByThePlanWithinTheWindow) {
 
 TEST_F(ClientTest, ConvertsFloat32OnItsWay) {
   std::string received;
-  service_.script = [&](const v1::AttendHeader&, ServerStream* stream) {
+  service_.Play([&](const v1::AttendHeader&, ServerStream* stream) {
     stream->Write(Plan());
     for (std::uint32_t unit = 0; unit < 2; ++unit) {
       received += ReadUnit(stream, unit);
@@ -223,7 +266,7 @@ TEST_F(ClientTest, ConvertsFloat32OnItsWay) {
     }
     stream->Write(Trailer());
     return grpc::Status::OK;
-  };
+  });
   std::vector<float> ones(q_.size(), 1.0f);
   AttendRequest request = Request();
   request.q = request.k = request.v = ones.data();
@@ -237,6 +280,7 @@ TEST_F(ClientTest, ConvertsFloat32OnItsWay) {
 
   ones[5000] = 1e6f;
   const absl::Status status = client_->Attend(request).status();
+  service_.AwaitIdle();  // it writes to `received`
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("1e+06"));
 }
@@ -280,11 +324,11 @@ TEST_F(ClientTest, RefusesAnswersThatBreakTheProtocol) {
 }
 
 TEST_F(ClientTest, RefusesUnitsAnsweredBeforeTheyWereSent) {
-  service_.script = [](const v1::AttendHeader&, ServerStream* stream) {
+  service_.Play([](const v1::AttendHeader&, ServerStream* stream) {
     stream->Write(Plan());
     WriteUnit(stream, 1);  // the window keeps the client at unit 0
     return grpc::Status::OK;
-  };
+  });
   const absl::Status status = client_->Attend(Request()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(status.message()), HasSubstr("before all of it was sent"));
@@ -300,19 +344,19 @@ TEST_F(ClientTest, NoticesDamagedOutput) {
 }
 
 TEST_F(ClientTest, RefusesAnUnusablePlan) {
-  service_.script = [](const v1::AttendHeader&, ServerStream* stream) {
+  service_.Play([](const v1::AttendHeader&, ServerStream* stream) {
     v1::AttendStreamResponse plan = Plan();
     plan.mutable_accepted()->mutable_units()->RemoveLast();
     stream->Write(plan);
     return grpc::Status::OK;
-  };
+  });
   const absl::Status status = client_->Attend(Request()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(status.message()), HasSubstr("plan is not usable"));
 }
 
 TEST_F(ClientTest, PassesOnTheDetailsOfErrors) {
-  service_.script = [](const v1::AttendHeader&, ServerStream*) {
+  service_.Play([](const v1::AttendHeader&, ServerStream*) {
     google::rpc::Status details;
     google::rpc::RetryInfo retry;
     retry.mutable_retry_delay()->set_nanos(250'000'000);
@@ -323,7 +367,7 @@ TEST_F(ClientTest, PassesOnTheDetailsOfErrors) {
     details.add_details()->PackFrom(quota);
     return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "memory is full",
                         details.SerializeAsString());
-  };
+  });
   const absl::Status status = client_->Attend(Request()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
@@ -333,14 +377,14 @@ TEST_F(ClientTest, PassesOnTheDetailsOfErrors) {
 
 TEST_F(ClientTest, CancelsARunningCall) {
   absl::Notification planned;
-  service_.script = [&](const v1::AttendHeader&, ServerStream* stream) {
+  service_.Play([&](const v1::AttendHeader&, ServerStream* stream) {
     stream->Write(Plan());
     ReadUnit(stream, 0);
     planned.Notify();
     v1::AttendStreamRequest request;
     stream->Read(&request);  // nothing comes: until the call is cancelled
     return grpc::Status::OK;
-  };
+  });
   absl::Notification done;
   absl::Status status;
   const AttendCall call = client_->AttendAsync(Request(), [&](absl::StatusOr<AttendReport> report) {
@@ -350,39 +394,57 @@ TEST_F(ClientTest, CancelsARunningCall) {
   planned.WaitForNotification();
   call.Cancel();
   done.WaitForNotification();
+  service_.AwaitIdle();
   EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
   call.Cancel();  // harmless
 }
 
+TEST_F(ClientTest, LetsGoOfMemoryWhereverACallIsCancelled) {
+  service_.Play([](const v1::AttendHeader&, ServerStream* stream) {
+    stream->Write(Plan(2 * kUnitPayload));
+    ReadUnit(stream, 0);
+    return grpc::Status::OK;
+  });
+  for (int i = 0; i < 300; ++i) {  // at one moment or another of the call
+    absl::Notification done;
+    const AttendCall call = client_->AttendAsync(
+        Request(), [&](const absl::StatusOr<AttendReport>&) { done.Notify(); });
+    for (int spin = 0; spin < i % 50; ++spin) std::this_thread::yield();
+    call.Cancel();
+    done.WaitForNotification();
+  }
+  service_.AwaitIdle();
+}
+
 TEST_F(ClientTest, EndsAtTheDeadline) {
-  service_.script = [&](const v1::AttendHeader&, ServerStream* stream) {
+  service_.Play([&](const v1::AttendHeader&, ServerStream* stream) {
     v1::AttendStreamRequest request;
     stream->Read(&request);
     return grpc::Status::OK;
-  };
+  });
   AttendRequest request = Request();
   request.timeout = absl::Milliseconds(50);
   EXPECT_EQ(client_->Attend(request).status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST_F(ClientTest, SendsSmallRequestsInline) {
-  service_.unary = [](const v1::AttendRequest& request, v1::AttendResponse* response) {
+  service_.PlayUnary([](const v1::AttendRequest& request, v1::AttendResponse* response) {
     EXPECT_EQ(request.q().size(), 2u * kOutBytes);
     response->set_out(OutOf(0) + OutOf(1));
     response->set_lse(LseOf(0) + LseOf(1));
     response->mutable_trailer()->set_request_id("r2");
     return grpc::Status::OK;
-  };
+  });
   const std::unique_ptr<Client> client = Connect(1 << 20);
   const auto report = client->Attend(Request());
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->request_id, "r2");
   EXPECT_EQ(0, std::memcmp(out_.data(), (OutOf(0) + OutOf(1)).data(), 2 * kOutBytes));
 
-  service_.unary = [](const v1::AttendRequest&, v1::AttendResponse* response) {
+  service_.PlayUnary([](const v1::AttendRequest&, v1::AttendResponse* response) {
     response->set_out("short");
     return grpc::Status::OK;
-  };
+  });
   EXPECT_EQ(client->Attend(Request()).status().code(), absl::StatusCode::kInternal);
 }
 
