@@ -13,6 +13,10 @@ namespace {
 
 static_assert(kTileRows == kBlockM && kBlockKeys == kBlockN);
 
+// Kernels step over several rows by 32-bit products.
+constexpr std::int64_t kMaxRowStride = std::int64_t{1} << 24;
+// Kernels count rows and keys, up to the next tile, in 32 bits.
+constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1024;
 // Past every key, for rows that causality does not bound.
 constexpr std::int64_t kNoDiagonal = std::int64_t{1} << 40;
 // Kernels of all precisions, dtypes and paddings: more groups cannot be.
@@ -29,6 +33,11 @@ absl::Status CheckTask(const AttendTask& task) {
   if (task.q_begin % kBlockM != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("q_begin is ", task.q_begin, ", must be a multiple of ", kBlockM));
+  }
+  if (task.kv.length_k > kMaxLength || task.q_rows > kMaxLength) {
+    return absl::InvalidArgumentError(absl::StrCat("a task has ", task.q_rows, " rows and ",
+                                                   task.kv.length_k, " keys, allowed: up to ",
+                                                   kMaxLength, " each"));
   }
   if (absl::Status status = CheckAlignment("q", task.q); !status.ok()) return status;
   if (absl::Status status = CheckAlignment("k", task.kv.k); !status.ok()) return status;
@@ -89,6 +98,10 @@ absl::Status CheckAlignment(const char* name, const ConstHeads& heads) {
         absl::StrCat(name, " has strides of ", heads.head_stride, " and ", heads.row_stride,
                      " elements or lies off the grid; it must be aligned to ", kBytes,
                      " bytes with strides that are multiples of ", kElements));
+  }
+  if (heads.row_stride < 0 || heads.row_stride >= kMaxRowStride) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " has a row stride of ", heads.row_stride,
+                                                   " elements, allowed: 0 to ", kMaxRowStride - 1));
   }
   return absl::OkStatus();
 }

@@ -25,8 +25,10 @@ class CudaBackend : public Backend {
     absl::StatusOr<cuda::DeviceProperties> properties =
         cuda::CheckDevice(options.device, options.memory_limit_bytes);
     if (!properties.ok()) return properties.status();
-    std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(properties)));
-    if (absl::Status status = backend->state_.LoadKernels(); !status.ok()) return status;
+    std::unique_ptr<CudaBackend> backend(
+        new CudaBackend(*std::move(properties), options.kernel_path));
+    const bool compact = options.kernel_path == CudaKernelPath::kSm80Compact;
+    if (absl::Status status = backend->state_.LoadKernels(compact); !status.ok()) return status;
     absl::StatusOr<std::unique_ptr<cuda::DevicePool>> pool =
         cuda::DevicePool::Create(options.device);
     if (!pool.ok()) return pool.status();
@@ -89,10 +91,10 @@ class CudaBackend : public Backend {
   absl::Status Health() const override { return state_.Health(); }
 
  private:
-  explicit CudaBackend(cuda::DeviceProperties properties)
+  CudaBackend(cuda::DeviceProperties properties, CudaKernelPath path)
       : info_{.name = "cuda",
               .device_name = properties.name,
-              .kernel_path = "sm80",
+              .kernel_path = path == CudaKernelPath::kSm80Compact ? "sm80_compact" : "sm80",
               .device_memory_bytes = properties.memory_limit_bytes},
         state_(std::move(properties)) {}
 
@@ -127,7 +129,6 @@ class CudaBackend : public Backend {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaBackendOptions& options) {
-  // Both paths are the same as long as there is one.
   return CudaBackend::Create(options);
 }
 

@@ -1,8 +1,8 @@
 // The CUDA backend: attention on one NVIDIA GPU of sm_80 or newer.
 //
 // Kernels read K, V and the mask from device memory in place. Pointers of q, k, v and outputs must
-// be 16-byte aligned and strides multiples of 8 elements, which whole tensors in memory of
-// Allocate() are; other ones are INVALID_ARGUMENT.
+// be 16-byte aligned, strides multiples of 8 elements, and row strides below 32 MiB, which whole
+// tensors in memory of Allocate() are; other ones are INVALID_ARGUMENT.
 #ifndef SAGE_KERNELS_CUDA_CUDA_BACKEND_H_
 #define SAGE_KERNELS_CUDA_CUDA_BACKEND_H_
 
@@ -16,8 +16,9 @@ namespace sage {
 
 // Which kernels run.
 enum class CudaKernelPath : std::uint8_t {
-  kAuto,  // the fastest that the device has
-  kSm80,  // mma.sync, on every device
+  kAuto,         // the fastest that the device has
+  kSm80,         // mma.sync, on every device
+  kSm80Compact,  // the same, in the form for 100 KB of shared memory (sm_86, sm_89, sm_120)
 };
 
 struct CudaBackendOptions {

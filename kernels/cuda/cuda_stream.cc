@@ -2,11 +2,11 @@
 
 #include <memory>
 
+#include "kernels/cuda/attend_launch.h"
 #include "kernels/cuda/attend_plan.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/prepare_kv.h"
 #include "kernels/cuda/prepared_kv.h"
-#include "kernels/cuda/work_list.h"
 
 namespace sage::cuda {
 namespace {
@@ -72,45 +72,11 @@ absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
 }
 
 absl::Status CudaStream::Attend(std::span<const AttendTask> tasks, void* workspace) {
-  const absl::StatusOr<AttendPlan> plan = MakeAttendPlan(tasks);
-  if (!plan.ok()) return plan.status();
-  if (plan->num_items == 0) return absl::OkStatus();
-  for (const AttendPlan::Group& group : plan->groups) {
-    if (!state_.HasKernel(group.key)) {
-      return absl::UnimplementedError("Attend: no kernel for this precision and dtype");
-    }
-  }
-
-  const WorkspaceLayout layout(tasks);
-  auto* const base = static_cast<std::byte*>(workspace);
-  auto* const table = reinterpret_cast<DeviceTask*>(base + layout.tasks);
-  auto* const items = reinterpret_cast<WorkItem*>(base + layout.items);
-  auto* const next_items = reinterpret_cast<std::uint32_t*>(base + layout.next_items);
-  const auto num_tasks = static_cast<std::int32_t>(plan->tasks.size());
-  const WorkListArgs lists = {.tasks = table,
-                              .num_tasks = num_tasks,
-                              .num_rows = static_cast<std::int32_t>(plan->num_rows),
-                              .rows = reinterpret_cast<ListRow*>(base + layout.rows),
-                              .lists = reinterpret_cast<std::int32_t*>(base + layout.lists)};
-
+  const absl::StatusOr<AttendLaunch> launch = AttendLaunch::Create(state_, tasks, workspace);
+  if (!launch.ok()) return launch.status();
   return Run("attending", [&] {
-    cudaError_t error = LaunchWriteTasks(plan->tasks.data(), num_tasks, table, stream_.get());
-    if (error == cudaSuccess) error = LaunchBuildLists(lists, stream_.get());
-    for (std::size_t i = 0; i < plan->groups.size() && error == cudaSuccess; ++i) {
-      const TaskGroup& range = plan->groups[i].range;
-      error =
-          LaunchSortItems(lists, range, items + range.item_begin, next_items + i, stream_.get());
-      if (error != cudaSuccess) break;
-      const WorkTable work = {
-          .tasks = table,
-          .rows = lists.rows,
-          .lists = lists.lists,
-          .items = items + range.item_begin,
-          .next_item = next_items + i,
-          .num_items = static_cast<std::uint32_t>(range.item_end - range.item_begin)};
-      error = sm80::Launch(state_.kernel(plan->groups[i].key), work, stream_.get());
-    }
-    return error;
+    const cudaError_t error = launch->BuildLists(stream_.get());
+    return error == cudaSuccess ? launch->RunKernels(stream_.get()) : error;
   });
 }
 

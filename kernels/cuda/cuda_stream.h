@@ -40,6 +40,8 @@ class CudaStream : public Stream {
   absl::Status Then(std::function<void(absl::Status)> callback) override;
   absl::Status Synchronize() override;
 
+  cudaStream_t get() const { return stream_.get(); }
+
  private:
   absl::Status Copy(void* target, const void* source, std::size_t bytes, cudaMemcpyKind kind);
   // Makes the device current, so that `call` may use it, and maps its error.

@@ -6,16 +6,18 @@
 
 namespace sage::cuda {
 
-absl::Status DeviceState::LoadKernels() {
+absl::Status DeviceState::LoadKernels(bool compact) {
   if (absl::Status status = UseDevice(properties_.ordinal); !status.ok()) return status;
   for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
     for (const int padded_dim : {64, 128}) {
-      const ElementType type = ToElementType(dtype);
-      sm80::Kernel& int8 = kernels_[{Precision::kQkInt8PvFp16, dtype, padded_dim}];
-      sm80::Kernel& fp16 = kernels_[{Precision::kFp16, dtype, padded_dim}];
-      cudaError_t error = sm80::LoadQkInt8PvFp16(type, padded_dim, properties_.num_sms, &int8);
+      const sm80::KernelChoice choice = {.type = ToElementType(dtype),
+                                         .padded_dim = padded_dim,
+                                         .num_sms = properties_.num_sms,
+                                         .compact = compact};
+      cudaError_t error =
+          sm80::LoadQkInt8PvFp16(choice, &kernels_[{Precision::kQkInt8PvFp16, dtype, padded_dim}]);
       if (error == cudaSuccess) {
-        error = sm80::LoadFp16(type, padded_dim, properties_.num_sms, &fp16);
+        error = sm80::LoadFp16(choice, &kernels_[{Precision::kFp16, dtype, padded_dim}]);
       }
       if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
         return absl::FailedPreconditionError(absl::StrCat(

@@ -21,8 +21,9 @@ class DeviceState {
  public:
   explicit DeviceState(DeviceProperties properties) : properties_(std::move(properties)) {}
 
-  // Readies every kernel. FAILED_PRECONDITION where the build has none for this device.
-  absl::Status LoadKernels();
+  // Readies every kernel, in the form for small shared memory if `compact`. FAILED_PRECONDITION
+  // where the build has none for this device.
+  absl::Status LoadKernels(bool compact);
 
   const DeviceProperties& properties() const { return properties_; }
   const sm80::Kernel& kernel(const KernelKey& key) const { return kernels_.at(key); }

@@ -6,8 +6,8 @@ namespace sage::cuda {
 namespace {
 
 constexpr int kListThreads = 128;  // a warp a row
-constexpr int kSortThreads = 256;
-constexpr int kBins = 32;
+constexpr int kSortThreads = 512;
+constexpr int kBins = 16;
 
 // Tasks that fit into the parameters of one kernel, few or many.
 template <int kCount>

@@ -35,7 +35,7 @@ cudaError_t LaunchWriteTasks(const DeviceTask* tasks, std::int32_t count, Device
 // Queues the lists of active blocks of every tile, and their counts.
 cudaError_t LaunchBuildLists(const WorkListArgs& args, cudaStream_t stream);
 
-// Queues the work items of a group, longest first (to 1/32 of the longest), in the order of the
+// Queues the work items of a group, longest first (to 1/16 of the longest), in the order of the
 // table where they are alike, so that neighbours share keys in L2; sets *next_item to 0.
 cudaError_t LaunchSortItems(const WorkListArgs& args, const TaskGroup& group, WorkItem* items,
                             std::uint32_t* next_item, cudaStream_t stream);

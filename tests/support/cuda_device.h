@@ -2,6 +2,7 @@
 #ifndef SAGE_TESTS_SUPPORT_CUDA_DEVICE_H_
 #define SAGE_TESTS_SUPPORT_CUDA_DEVICE_H_
 
+#include <cstdlib>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -11,14 +12,17 @@
 
 namespace sage::testing {
 
-// A fixture on the first CUDA device, through the kernels that run everywhere. Where there is none,
-// its tests are skipped and say why.
+// A fixture on the first CUDA device, through the kernels that run everywhere, or with
+// SAGE_CUDA_COMPACT in the environment through their form for small shared memory. Where there is
+// no device, its tests are skipped and say why.
 template <typename Base = ::testing::Test>
 class CudaFixture : public Base {
  protected:
   void SetUp() override {
     absl::StatusOr<std::unique_ptr<Backend>> backend =
-        CreateCudaBackend({.kernel_path = CudaKernelPath::kSm80});
+        CreateCudaBackend({.kernel_path = std::getenv("SAGE_CUDA_COMPACT") == nullptr
+                                              ? CudaKernelPath::kSm80
+                                              : CudaKernelPath::kSm80Compact});
     if (!backend.ok()) GTEST_SKIP() << "no usable CUDA device: " << backend.status();
     backend_ = *std::move(backend);
   }

@@ -110,8 +110,11 @@ TEST_F(CudaAttentionTest, MatchesTheOracleOverRandomProblems) {
         RunProblem(*backend_, problem, data, mask, /*tiles_per_task=*/random() % 3);
     const ReferenceResult reference = Reference(problem, data, dense, mask_batch, mask_heads);
     const Comparison comparison = Compare(problem, output, reference);
+    // An output in bf16 is rounded to 8 bits, which is an error of up to 2^-9 by itself.
+    const double rounding = problem.output_dtype == DType::kBFloat16 ? 0x1p-9 : 0.0;
     // Written so that NaN fails.
-    ASSERT_LE(comparison.out.relative_l2, RelativeL2Limit(problem.precision, problem.dtype));
+    ASSERT_LE(comparison.out.relative_l2,
+              RelativeL2Limit(problem.precision, problem.dtype) + rounding);
     ASSERT_LE(
         comparison.lse_error,
         LseLimit(problem.precision) *

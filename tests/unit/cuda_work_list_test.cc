@@ -112,7 +112,7 @@ TEST_F(CudaWorkListTest, ListsAndOrderAreThoseOfTheHost) {
   for (const cuda::WorkItem& item : items) {
     EXPECT_TRUE(seen.emplace(item.task, item.head, item.tile).second);
     const std::int32_t total = rows[item.row].total;
-    EXPECT_LE(total, previous + longest / 32 + 1);  // sorted to a bin's width
+    EXPECT_LE(total, previous + longest / 16 + 1);  // sorted to a bin's width
     previous = total;
   }
   EXPECT_EQ(static_cast<std::int64_t>(seen.size()), plan.num_items);

@@ -811,7 +811,7 @@ __global__ void __launch_bounds__(kThreads, Policy::kMinBlocks) Attend(const Wor
 
 // Tuning of a kernel, and what follows from it.
 template <typename ElementT, int kHeadDimT, bool kInt8ScoresT, int kStagesT, int kMinBlocksT,
-          int kStepKeysT, bool kQueriesInRegistersT>
+          bool kQueriesInRegistersT>
 struct KernelPolicy {
   using Element = ElementT;
   using Score = std::conditional_t<kInt8ScoresT, int, float>;
@@ -822,10 +822,11 @@ struct KernelPolicy {
   static constexpr float kBias = kInt8Scores ? kScoreBias : 0.0F;
   static constexpr int kStages = kStagesT;
   static constexpr int kMinBlocks = kMinBlocksT;  // thread blocks an SM, which bounds registers
-  static constexpr int kStepKeys = kStepKeysT;    // keys a softmax step: 32 or 64
   static constexpr bool kQueriesInRegisters = kQueriesInRegistersT;
-  static constexpr int kOwnQueryBytes = kQueriesInRegisters ? 1 : kTileRows * kScoreRowBytes;
   static_assert(kInt8Scores || !kQueriesInRegisters, "16-bit Q would not fit");
+  // Keys a step of the softmax: fewer where Q takes its share of the registers.
+  static constexpr int kStepKeys = kHeadDim == 128 && kQueriesInRegisters ? 32 : 64;
+  static constexpr int kOwnQueryBytes = kQueriesInRegisters ? 1 : kTileRows * kScoreRowBytes;
 };
 
 }  // namespace sage::cuda::sm80

@@ -6,22 +6,22 @@ namespace {
 
 template <typename Element>
 using Policy128 = KernelPolicy<Element, 128, false, /*stages=*/2, /*min blocks=*/2,
-                               /*step keys=*/64, /*Q in registers=*/false>;
+                               /*Q in registers=*/false>;
 template <typename Element>
 using Policy64 = KernelPolicy<Element, 64, false, /*stages=*/2, /*min blocks=*/2,
-                              /*step keys=*/64, /*Q in registers=*/false>;
+                              /*Q in registers=*/false>;
 
 template <typename Element>
-cudaError_t LoadElement(int padded_dim, int num_sms, Kernel* kernel) {
-  return padded_dim == 64 ? Load<Policy64<Element>>(num_sms, kernel)
-                          : Load<Policy128<Element>>(num_sms, kernel);
+cudaError_t LoadElement(const KernelChoice& choice, Kernel* kernel) {
+  return choice.padded_dim == 64 ? Load<Policy64<Element>>(choice.num_sms, kernel)
+                                 : Load<Policy128<Element>>(choice.num_sms, kernel);
 }
 
 }  // namespace
 
-cudaError_t LoadFp16(ElementType type, int padded_dim, int num_sms, Kernel* kernel) {
-  return type == ElementType::kFloat16 ? LoadElement<__half>(padded_dim, num_sms, kernel)
-                                       : LoadElement<__nv_bfloat16>(padded_dim, num_sms, kernel);
+cudaError_t LoadFp16(const KernelChoice& choice, Kernel* kernel) {
+  return choice.type == ElementType::kFloat16 ? LoadElement<__half>(choice, kernel)
+                                              : LoadElement<__nv_bfloat16>(choice, kernel);
 }
 
 }  // namespace sage::cuda::sm80

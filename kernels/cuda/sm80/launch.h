@@ -15,11 +15,19 @@ struct Kernel {
   int grid_limit = 0;  // thread blocks that fit on the device at once
 };
 
-// Fills in `kernel` for the current device of `num_sms` multiprocessors. `type` is kFloat16 or
-// kBFloat16, `padded_dim` 64 or 128. Fails with cudaErrorNoKernelImageForDevice where the build
-// has no code for the device.
-cudaError_t LoadQkInt8PvFp16(ElementType type, int padded_dim, int num_sms, Kernel* kernel);
-cudaError_t LoadFp16(ElementType type, int padded_dim, int num_sms, Kernel* kernel);
+// What a kernel is chosen for.
+struct KernelChoice {
+  ElementType type = ElementType::kFloat16;  // or kBFloat16
+  int padded_dim = 0;                        // 64 or 128
+  int num_sms = 0;                           // of the current device
+  // Takes the form for multiprocessors with 100 KB of shared memory where it would not be taken.
+  bool compact = false;
+};
+
+// Fills in `kernel` for the current device. Fails with cudaErrorNoKernelImageForDevice where the
+// build has no code for it.
+cudaError_t LoadQkInt8PvFp16(const KernelChoice& choice, Kernel* kernel);
+cudaError_t LoadFp16(const KernelChoice& choice, Kernel* kernel);
 
 // Queues the attention of table.num_items items, at least one.
 cudaError_t Launch(const Kernel& kernel, const WorkTable& table, cudaStream_t stream);

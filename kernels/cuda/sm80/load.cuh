@@ -23,6 +23,21 @@ cudaError_t Load(int num_sms, Kernel* kernel) {
   return error;
 }
 
+// Loads Roomy where as many of its thread blocks fit on a multiprocessor as it is made for, else
+// Compact.
+template <typename Roomy, typename Compact>
+cudaError_t LoadFitting(const KernelChoice& choice, Kernel* kernel) {
+  if (!choice.compact) {
+    const cudaError_t error = Load<Roomy>(choice.num_sms, kernel);
+    if (error == cudaSuccess && kernel->grid_limit >= Roomy::kMinBlocks * choice.num_sms) {
+      return error;
+    }
+    // Too much shared memory for one thread block is an error as well; it is not to stick.
+    if (error != cudaSuccess && cudaGetLastError() != cudaErrorInvalidValue) return error;
+  }
+  return Load<Compact>(choice.num_sms, kernel);
+}
+
 }  // namespace sage::cuda::sm80
 
 #endif  // SAGE_KERNELS_CUDA_SM80_LOAD_CUH_
