@@ -7,9 +7,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sage/v1/server.grpc.pb.h"
-#include "tests/support/faulty_backend.h"
+#include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
-#include "tests/support/server_fixture.h"
 #include "tests/support/wire_error.h"
 
 namespace sage::testing {
@@ -19,18 +18,12 @@ using grpc::StatusCode;
 using ::testing::MatchesRegex;
 using ::testing::StartsWith;
 
-// Outlives the server, which the fixture destroys last.
-struct Planted {
-  Faults faults;
-};
-
-class CapacityErrors : protected Planted, public ServerFixture {
+class CapacityErrors : public FaultyServerFixture {
  protected:
   void Start(const server::ServerOptions& options) {
-    StartServer(options, MakeFaultyBackend(TestBackend(), faults));
+    StartFaultyServer(options);
     stub_ = v1::Attention::NewStub(NewChannel());
   }
-  Faults& planted() { return faults; }
 
   grpc::Status Unary(const v1::AttendRequest& request) {
     grpc::ClientContext context;
@@ -153,7 +146,7 @@ TEST_F(CapacityErrors, MaskOverTheLimit) {
 
 TEST_F(CapacityErrors, DeadlinePassesWhileComputing) {
   Start(TestServerOptions());
-  planted().hold_attends = true;
+  HoldAttends();
   const auto deadline = std::chrono::system_clock::now() + std::chrono::milliseconds(100);
   {
     grpc::ClientContext context;
@@ -171,8 +164,7 @@ TEST_F(CapacityErrors, DeadlinePassesWhileComputing) {
     }
     EXPECT_EQ(stream.Finish().error_code(), StatusCode::DEADLINE_EXCEEDED);
   }
-  planted().hold_attends = false;
-  planted().hold_attends.notify_all();
+  ReleaseAttends();
   EXPECT_EQ(AwaitIdle(), server::Server::Held{});
   EXPECT_TRUE(AttendsRightly(*stub_, sample_));
   EXPECT_TRUE(StreamsRightly(*stub_, sample_));

@@ -5,9 +5,8 @@
 #include <thread>
 
 #include "gtest/gtest.h"
-#include "tests/support/faulty_backend.h"
+#include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
-#include "tests/support/server_fixture.h"
 #include "tests/support/wire_error.h"
 
 namespace sage::testing {
@@ -19,15 +18,10 @@ using grpc::StatusCode;
 const std::string kServing("\x08\x01", 2);
 const std::string kNotServing("\x08\x02", 2);
 
-// Outlives the server, which the fixture destroys last.
-struct Planted {
-  Faults faults;
-};
-
-class Draining : protected Planted, public ServerFixture {
+class Draining : public FaultyServerFixture {
  protected:
   void Start(const server::ServerOptions& options = TestServerOptions()) {
-    StartServer(options, MakeFaultyBackend(TestBackend(), faults));
+    StartFaultyServer(options);
     channel_ = NewChannel();
     stub_ = v1::Attention::NewStub(channel_);
   }
@@ -60,7 +54,7 @@ TEST_F(Draining, LosesNoRequestAndTakesNoNewOne) {
   ASSERT_TRUE(in_mid_payload.Open());
   const auto messages = PayloadMessages(sample_, in_mid_payload.accepted(), 1000);
   for (std::size_t i = 0; i < 50; ++i) ASSERT_TRUE(in_mid_payload.Send(messages[i]));
-  faults.hold_attends = true;
+  HoldAttends();
   PlainStream computing(*stub_, sample_);
   ASSERT_TRUE(computing.Open());
   for (const auto& message : messages) ASSERT_TRUE(computing.Send(message));
@@ -79,8 +73,7 @@ TEST_F(Draining, LosesNoRequestAndTakesNoNewOne) {
                       StatusCode::UNAVAILABLE, std::string("the server is draining; try another"),
                       Details::kRetry));
 
-  faults.hold_attends = false;
-  faults.hold_attends.notify_all();
+  ReleaseAttends();
   for (std::size_t i = 50; i < messages.size(); ++i) ASSERT_TRUE(in_mid_payload.Send(messages[i]));
   for (const auto& message : messages) ASSERT_TRUE(accepted.Send(message));
   EXPECT_TRUE(in_mid_payload.FinishesRightly());

@@ -4,9 +4,8 @@
 #include <string>
 
 #include "gtest/gtest.h"
-#include "tests/support/faulty_backend.h"
+#include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
-#include "tests/support/server_fixture.h"
 #include "tests/support/wire_error.h"
 
 namespace sage::testing {
@@ -14,15 +13,10 @@ namespace {
 
 using grpc::StatusCode;
 
-// Outlives the server, which the fixture destroys last.
-struct Planted {
-  Faults faults;
-};
-
-class EngineFailure : protected Planted, public ServerFixture {
+class EngineFailure : public FaultyServerFixture {
  protected:
   void Start(const server::ServerOptions& options = TestServerOptions()) {
-    StartServer(options, MakeFaultyBackend(TestBackend(), faults));
+    StartFaultyServer(options);
     stub_ = v1::Attention::NewStub(NewChannel());
   }
 

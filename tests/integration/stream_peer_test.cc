@@ -9,9 +9,8 @@
 
 #include "gtest/gtest.h"
 #include "sage/v1/server.grpc.pb.h"
-#include "tests/support/faulty_backend.h"
+#include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
-#include "tests/support/server_fixture.h"
 #include "tests/support/wire_error.h"
 
 namespace sage::testing {
@@ -19,22 +18,11 @@ namespace {
 
 using grpc::StatusCode;
 
-// Outlives the server, which the fixture destroys last.
-struct Planted {
-  Faults faults;
-};
-
-class StreamPeer : protected Planted, public ServerFixture {
+class StreamPeer : public FaultyServerFixture {
  protected:
   void Start(const server::ServerOptions& options = TestServerOptions()) {
-    StartServer(options, MakeFaultyBackend(TestBackend(), faults));
+    StartFaultyServer(options);
     stub_ = v1::Attention::NewStub(NewChannel());
-  }
-
-  void HoldAttends() { faults.hold_attends = true; }
-  void ReleaseAttends() {
-    faults.hold_attends = false;
-    faults.hold_attends.notify_all();
   }
 
   v1::Statistics Statistics() {
