@@ -165,10 +165,9 @@ void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {
   lane.issue_status = Issue(lane);
   // Even after a failure: earlier work of this launch may still be using its memory.
   const absl::Status then = lane.stream->Then([this, &lane](absl::Status status) {
-    {
-      const std::lock_guard lock(mutex_);
-      lane.finished = std::move(status);
-    }
+    // Notified under the lock: once Run() sees the end, the engine may go.
+    const std::lock_guard lock(mutex_);
+    lane.finished = std::move(status);
     wake_.notify_one();
   });
   if (!then.ok()) {

@@ -144,8 +144,6 @@ class Engine {
   const EngineOptions options_;
   std::atomic<std::uint64_t> units_computed_ = 0;
 
-  std::vector<Lane> lanes_;  // engine thread only, but for `finished`
-
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_.
@@ -153,6 +151,8 @@ class Engine {
   bool cancel_requested_ = false;
   bool stopping_ = false;
 
+  // Engine thread only, but for `finished`. Streams wait for their callbacks before the above goes.
+  std::vector<Lane> lanes_;
   std::thread thread_;
 };
 
