@@ -6,9 +6,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <map>
 #include <memory>
-#include <regex>
 #include <sstream>
 #include <string>
 
@@ -52,10 +52,10 @@ std::string Scrape(int port) {
 std::map<std::string, double> Parse(const std::string& text) {
   std::map<std::string, double> samples;
   std::istringstream lines(text);
-  const std::regex sample(R"((sage_[a-z0-9_]+(?:\{[^}]*\})?) ([0-9eE+.-]+)\s*)");
   for (std::string line; std::getline(lines, line);) {
-    std::smatch match;
-    if (std::regex_match(line, match, sample)) samples[match[1]] = std::stod(match[2]);
+    const std::size_t space = line.rfind(' ');
+    if (line.rfind("sage_", 0) != 0 || space == std::string::npos) continue;
+    samples[line.substr(0, space)] = std::strtod(line.c_str() + space, nullptr);
   }
   return samples;
 }
