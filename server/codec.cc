@@ -88,6 +88,9 @@ absl::Status CheckOperand(const v1::Operand& operand, Precision precision,
       if (precision == Precision::kFp16) {
         return InvalidField(absl::StrCat(field, ".quantized"), "not allowed with precision fp16");
       }
+      if (field == "header.v") {
+        return InvalidField("header.v.quantized", "allowed for q and k only");
+      }
       return absl::UnimplementedError(
           absl::StrCat(field, ".quantized: pre-quantised operands are not served by this server"));
     case v1::Operand::SOURCE_NOT_SET:

@@ -233,6 +233,8 @@ const HeaderCase kOperands[] = {
     Unserved("QuantizedK",
              "header.k.quantized: pre-quantised operands are not served by this server",
              [](Header& h) { h.mutable_k()->mutable_quantized(); }),
+    Bad("QuantizedV", "header.v.quantized: allowed for q and k only",
+        [](Header& h) { h.mutable_v()->mutable_quantized(); }),
     Bad("QuantizedWithFp16", "header.k.quantized: not allowed with precision fp16",
         [](Header& h) {
           h.set_precision(v1::PRECISION_FP16);
