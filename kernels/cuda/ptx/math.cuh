@@ -12,6 +12,13 @@ namespace sage::cuda::ptx {
 // No instruction: `x` stays in its register instead of being computed anew at every use.
 __device__ __forceinline__ void Keep(std::uint32_t& x) { asm volatile("" : "+r"(x)); }
 
+// threadIdx.x, computed anew at every call: what follows from it takes no registers in between.
+__device__ __forceinline__ int ThreadIndex() {
+  int index = threadIdx.x;
+  asm volatile("" : "+r"(index));
+  return index;
+}
+
 // ex2.approx.ftz: 2^x within 2 ulp; 0 below 2^-126.
 __device__ __forceinline__ float Exp2(float x) {
   float y;

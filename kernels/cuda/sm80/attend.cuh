@@ -170,8 +170,9 @@ __device__ __forceinline__ void CopyRows(std::uint32_t smem, const std::uint8_t*
                                          std::int32_t rows, int head_dim) {
   using Tile = SwizzledTile<kRowBytes>;
   constexpr int kRowStep = kThreads / Tile::kChunks;
-  const int chunk = threadIdx.x % Tile::kChunks;
-  const int thread_row = threadIdx.x / Tile::kChunks;
+  const int thread = ptx::ThreadIndex();
+  const int chunk = thread % Tile::kChunks;
+  const int thread_row = thread / Tile::kChunks;
   // Rows of a thread are a multiple of 8 apart: the swizzle is the same for all.
   const std::uint32_t target = smem + Tile::Offset(thread_row, chunk);
   const std::uint32_t row = first_row + thread_row;
@@ -203,16 +204,17 @@ __device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage, int st
   const std::uint32_t smem_v = __cvta_generic_to_shared(storage.stages[stage].v);
   if constexpr (Policy::kInt8Scores) {
     using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+    const int thread = ptx::ThreadIndex();
     constexpr int kBlockBytes = kBlockKeys * Policy::kScoreRowBytes;
     const std::uint8_t* source =
-        context.k + static_cast<std::uint64_t>(block) * kBlockBytes + threadIdx.x * 16;
+        context.k + static_cast<std::uint64_t>(block) * kBlockBytes + thread * 16;
     const std::uint32_t target =
-        smem_k + Tile::Offset(threadIdx.x / Tile::kChunks, threadIdx.x % Tile::kChunks);
+        smem_k + Tile::Offset(thread / Tile::kChunks, thread % Tile::kChunks);
 #pragma unroll
     for (int i = 0; i < kBlockBytes / (kThreads * 16); ++i) {
       ptx::CopyAsync16(target + i * kThreads * 16, source + i * kThreads * 16);
     }
-    if (threadIdx.x == 0) {
+    if (thread == 0) {
       ptx::CopyAsync4(__cvta_generic_to_shared(&storage.k_scale[stage]), context.k_scales + block);
     }
   } else {
@@ -230,16 +232,17 @@ __device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage, int st
 template <typename Policy>
 __device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) {
   using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+  const int thread = ptx::ThreadIndex();
   constexpr int kLanesPerRow = 8;
   constexpr int kChannels = Policy::kHeadDim / kLanesPerRow;  // of a lane: 8 or 16
   constexpr int kVectors = kChannels / 8;
   constexpr int kRowsAtOnce = 32 / kLanesPerRow;
-  const int warp_row = threadIdx.x / 32 * kWarpRows;
-  const int part = threadIdx.x % kLanesPerRow;
+  const int warp_row = thread / 32 * kWarpRows;
+  const int part = thread % kLanesPerRow;
   constexpr int kTurns = kWarpRows / kRowsAtOnce;
   const TileContext& context = storage.context;
   const DeviceTask& task = *context.task;
-  const int first_row = warp_row + threadIdx.x % 32 / kLanesPerRow;
+  const int first_row = warp_row + thread % 32 / kLanesPerRow;
   uint4 words[kTurns][kVectors];  // everything is on its way before the first is looked at
 #pragma unroll
   for (int i = 0; i < kTurns; ++i) {
@@ -316,9 +319,9 @@ __device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage,
   constexpr std::uint32_t kExponent =
       std::is_same_v<typename Policy::Element, __half> ? 0x7c00U : 0x7f80U;
   constexpr int kRowStep = kThreads / Tile::kChunks;
-  const int first = threadIdx.x / Tile::kChunks;
-  std::uint8_t* const base =
-      storage.stages[stage].v + Tile::Offset(first, threadIdx.x % Tile::kChunks);
+  const int thread = ptx::ThreadIndex();
+  const int first = thread / Tile::kChunks;
+  std::uint8_t* const base = storage.stages[stage].v + Tile::Offset(first, thread % Tile::kChunks);
 #pragma unroll
   for (int row = 0; row < kBlockKeys; row += kRowStep) {
     std::uint32_t* const words =
@@ -465,7 +468,7 @@ class WarpTile {
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        unit[f][half] = storage_.score_unit[warp_row() + LocalRow(f, half)] * k_scale;
+        unit[f][half] = storage_.score_unit[TileRow(threadIdx.x, f, half)] * k_scale;
         const float raw = RowMax(scores[f], half) - Policy::kBias;
         step_max[f][half] = __fmul_rn(raw, unit[f][half]);
         if (kPartial && raw == kNegativeInfinity) step_max[f][half] = raw;  // for a unit of 0
@@ -522,6 +525,7 @@ class WarpTile {
 
   // Divides by the sums and writes the 32 rows, and their lse.
   __device__ __forceinline__ void Write() {
+    const int thread = ptx::ThreadIndex();
     const TileContext& context = storage_.context;
     const DeviceTask& task = *context.task;
 #pragma unroll
@@ -531,7 +535,7 @@ class WarpTile {
         float sum = sum_[f][half];
         sum += __shfl_xor_sync(0xffffffffU, sum, 1);
         sum += __shfl_xor_sync(0xffffffffU, sum, 2);
-        const int tile_row = warp_row() + LocalRow(f, half);
+        const int tile_row = TileRow(thread, f, half);
         const std::int64_t row = context.first_row + tile_row;
         if (row >= task.q_rows) continue;
         const bool empty = sum == 0.0F || row >= task.rows_valid;
@@ -540,13 +544,13 @@ class WarpTile {
                                   row * task.out.row_stride_bytes;
 #pragma unroll
         for (int n = 0; n < kChannelTiles; ++n) {
-          const int channel = n * 8 + threadIdx.x % 4 * 2;
+          const int channel = n * 8 + thread % 4 * 2;
           if (n * 8 >= context.head_dim) break;
           const float low = empty ? 0.0F : out_[f][n][2 * half] * inverse;
           const float high = empty ? 0.0F : out_[f][n][2 * half + 1] * inverse;
           WritePair(out, task.output_type, channel, low, high);
         }
-        if (task.lse != nullptr && threadIdx.x % 4 == 0) {
+        if (task.lse != nullptr && thread % 4 == 0) {
           float& lse = task.lse[LseIndex(context, tile_row)];
           const float smoothing = Policy::kInt8Scores ? lse : 0.0F;
           lse = empty ? kNegativeInfinity : kLn2 * (max_[f][half] + log2f(sum)) + smoothing;
@@ -562,10 +566,10 @@ class WarpTile {
   }
   __device__ __forceinline__ std::uint32_t k_offset() const { return offsets_ >> 6 & 0x3ff0U; }
   __device__ __forceinline__ std::uint32_t v_offset() const { return offsets_ >> 16 & 0x3ff0U; }
-  static __device__ __forceinline__ int LocalRow(int fragment, int half) {
-    return fragment * kFragmentRows + half * 8 + threadIdx.x % 32 / 4;
+  // Row of the tile that a thread holds in half `half` of fragment `f`.
+  static __device__ __forceinline__ int TileRow(int thread, int f, int half) {
+    return thread / 32 * kWarpRows + f * kFragmentRows + half * 8 + thread % 32 / 4;
   }
-
   static __device__ __forceinline__ void MultiplyOne(int (&d)[4], const std::uint32_t (&a)[4],
                                                      std::uint32_t b0, std::uint32_t b1,
                                                      bool first) {
@@ -592,6 +596,7 @@ class WarpTile {
   template <int kKeys>
   __device__ __forceinline__ void MaskScores(int step, int i, Scores<Policy, kKeys>& scores) {
     constexpr std::uint32_t kNaNBits = 0x7fc00000U;
+    const int thread = ptx::ThreadIndex();
     const TileContext& context = storage_.context;
     const int first_key = storage_.blocks[i % kBlockSlots] * kBlockKeys + step * kKeys;
     const std::uint64_t bad_block = storage_.bad_keys[i % kBadKeySlots][1];
@@ -601,14 +606,14 @@ class WarpTile {
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = warp_row() + LocalRow(f, half);
+        const int row = TileRow(thread, f, half);
         const int end = min(row + context.diagonal, context.length_k) - first_key;
         const int visible = max(0, min(end, kKeys));
 #pragma unroll
         for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            if (j * 8 + static_cast<int>(threadIdx.x % 4) * 2 + e >= visible) {
+            if (j * 8 + static_cast<int>(thread % 4) * 2 + e >= visible) {
               Set(scores[f][j][2 * half + e], kNegativeInfinity);
             }
           }
