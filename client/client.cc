@@ -1,10 +1,13 @@
 #include "client/client.h"
 
 #include <algorithm>
+#include <condition_variable>
+#include <future>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "client/internal/inline_call.h"
 #include "client/internal/status.h"
 #include "client/internal/stream_call.h"
@@ -60,6 +63,12 @@ absl::StatusOr<Response> CallServer(const std::string& target, absl::Time deadli
 
 }  // namespace
 
+struct Client::RunningCalls {
+  std::mutex mutex;
+  std::condition_variable none;
+  int count = 0;  // guarded by mutex
+};
+
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   grpc::ChannelArguments arguments;
@@ -75,21 +84,26 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
 }
 
 Client::Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel)
-    : options_(std::move(options)), channel_(std::move(channel)) {}
+    : options_(std::move(options)),
+      channel_(std::move(channel)),
+      running_(std::make_shared<RunningCalls>()) {}
+
+Client::~Client() {
+  std::unique_lock lock(running_->mutex);
+  running_->none.wait(lock, [this] { return running_->count == 0; });
+}
 
 absl::Duration Client::TimeoutOr(absl::Duration timeout) const {
   return timeout == absl::ZeroDuration() ? options_.default_timeout : timeout;
 }
 
 absl::StatusOr<AttendReport> Client::Attend(const AttendRequest& request) {
-  absl::Notification finished;
-  absl::StatusOr<AttendReport> result;
-  AttendAsync(request, [&](absl::StatusOr<AttendReport> report) {
-    result = std::move(report);
-    finished.Notify();
+  // Shared, since the library may still be leaving set_value() when the answer is here.
+  const auto result = std::make_shared<std::promise<absl::StatusOr<AttendReport>>>();
+  AttendAsync(request, [result](absl::StatusOr<AttendReport> report) {
+    result->set_value(std::move(report));
   });
-  finished.WaitForNotification();
-  return result;
+  return result->get_future().get();
 }
 
 AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
@@ -97,13 +111,26 @@ AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
     done(std::move(status));
     return {};
   }
+  {
+    const std::lock_guard lock(running_->mutex);
+    ++running_->count;
+  }
+  // By now the call has let go of the connection.
+  AttendCallback finish = [running = running_,
+                           done = std::move(done)](absl::StatusOr<AttendReport> report) {
+    {
+      const std::lock_guard lock(running->mutex);
+      if (--running->count == 0) running->none.notify_all();
+    }
+    done(std::move(report));
+  };
   const absl::Time deadline = DeadlineAfter(TimeoutOr(request.timeout));
   if (internal::InlineMessageBytes(request) <= options_.inline_limit_bytes) {
     return internal::StartInlineCall(channel_, options_, std::move(request), deadline,
-                                     std::move(done));
+                                     std::move(finish));
   }
   return internal::StreamCall::Start(channel_, options_, std::move(request), deadline,
-                                     std::move(done));
+                                     std::move(finish));
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {

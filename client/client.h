@@ -64,8 +64,9 @@ class Client {
 
   // Prepares the connection; it is made by the first call. INVALID_ARGUMENT for a bad option.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
-  // Calls still running keep their connection; end them first where their memory goes away.
-  ~Client() = default;
+  // Waits for running calls to end; cancel them first where that may take long. Not to be called
+  // from a completion callback: the connection goes with the client, and waits for its threads.
+  ~Client();
 
   // On failure, `out` and `lse` hold unspecified values. Blocks until completion.
   absl::StatusOr<AttendReport> Attend(const AttendRequest& request);
@@ -84,8 +85,11 @@ class Client {
   Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel);
   absl::Duration TimeoutOr(absl::Duration timeout) const;
 
+  struct RunningCalls;
+
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
+  const std::shared_ptr<RunningCalls> running_;  // shared with the calls
 };
 
 }  // namespace sage

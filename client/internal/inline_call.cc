@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -26,11 +28,28 @@ struct InlineCall {
   AttendRequest request;
   std::string target;
   absl::Time started = absl::Now();
-  std::unique_ptr<v1::Attention::Stub> stub;
-  grpc::ClientContext context;
   v1::AttendRequest message;
   v1::AttendResponse response;
+
+  std::mutex mutex;
+  // Guarded by mutex. Goes before completion is told, since it holds the connection.
+  std::shared_ptr<grpc::ClientContext> context;
 };
+
+void Cancel(InlineCall& call) {
+  std::shared_ptr<grpc::ClientContext> context;
+  {
+    const std::lock_guard lock(call.mutex);
+    context = call.context;
+  }
+  if (context != nullptr) context->TryCancel();
+}
+
+void ReleaseConnection(InlineCall& call) {
+  std::shared_ptr<grpc::ClientContext> context;
+  const std::lock_guard lock(call.mutex);
+  context.swap(call.context);
+}
 
 std::size_t OutBytes(const AttentionProblem& problem) {
   return problem.q_elements() * SizeOf(problem.output_dtype);
@@ -115,16 +134,21 @@ AttendCall StartInlineCall(const std::shared_ptr<grpc::Channel>& channel,
     done(std::move(status));
     return {};
   }
-  if (deadline != absl::InfiniteFuture()) call->context.set_deadline(absl::ToChronoTime(deadline));
-  call->stub = v1::Attention::NewStub(channel);
-  call->stub->async()->Attend(
-      &call->context, &call->message, &call->response,
+  auto context = std::make_shared<grpc::ClientContext>();
+  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+  {
+    const std::lock_guard lock(call->mutex);
+    call->context = context;
+  }
+  v1::Attention::NewStub(channel)->async()->Attend(
+      context.get(), &call->message, &call->response,
       [call, done = std::move(done)](const grpc::Status& status) {
+        ReleaseConnection(*call);
         done(status.ok() ? TakeResponse(*call)
                          : absl::StatusOr<AttendReport>(FromGrpc(status, call->target)));
       });
   return AttendCall([weak = std::weak_ptr<InlineCall>(call)] {
-    if (const std::shared_ptr<InlineCall> running = weak.lock()) running->context.TryCancel();
+    if (const std::shared_ptr<InlineCall> running = weak.lock()) Cancel(*running);
   });
 }
 

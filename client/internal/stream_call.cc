@@ -43,7 +43,7 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   grpc::GenericStub stub(std::move(channel));
   stub.PrepareBidiStreamingCall(context.get(), kMethod, {}, call.get());
   {
-    absl::MutexLock lock(&call->mutex_);
+    const std::lock_guard lock(call->mutex_);
     call->context_ = std::move(context);
   }
 
@@ -72,7 +72,7 @@ void StreamCall::OnWriteDone(bool ok) {
     ReportRange(Tensor(chunk.tensor), chunk.runs, chunk.offset, chunk.size, scale);
   }
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     writing_ = false;
   }
   Pump();
@@ -94,7 +94,7 @@ void StreamCall::OnDone(const grpc::Status& status) {
   outgoing_.Clear();
   std::shared_ptr<grpc::ClientContext> context;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     context.swap(context_);
   }
   context.reset();
@@ -125,7 +125,7 @@ absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
   if (!plan.ok()) return plan.status();
   server_id_ = accepted.server_id();
   plan_ = *std::move(plan);
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   progress_.resize(plan_->units.size());
   cursor_.emplace(&*plan_, std::min(static_cast<std::int64_t>(options_.chunk_bytes),
                                     std::min(plan_->max_chunk_bytes, plan_->window_bytes)));
@@ -146,7 +146,7 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
   const auto size = static_cast<std::int64_t>(data.size);
   std::int64_t received;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     UnitProgress& progress = progress_[chunk.unit()];
     received = is_lse ? progress.lse : progress.out;
     if (chunk.offset() != static_cast<std::uint64_t>(received) || size > runs.bytes() - received) {
@@ -174,7 +174,7 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
   if (request_.on_range_done && size > 0) ReportRange(whole, runs, received, size, 1);
 
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     UnitProgress& progress = progress_[chunk.unit()];
     (is_lse ? progress.lse : progress.out) = at;
     if (size == 0 || progress.out != unit.out.bytes() || progress.lse != unit.lse.bytes()) {
@@ -188,7 +188,7 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
   }
   ++units_done_;
   if (request_.on_unit_done) {
-    absl::MutexLock lock(&hook_mutex_);
+    const std::lock_guard lock(hook_mutex_);
     request_.on_unit_done(units_done_, static_cast<std::int64_t>(plan_->units.size()));
   }
   return absl::OkStatus();
@@ -197,7 +197,7 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
 void StreamCall::Pump() {
   PayloadChunk chunk;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (writing_ || writes_done_ || !cursor_ || !failure_.ok()) return;
     if (cursor_->done()) {
       writes_done_ = true;
@@ -242,7 +242,7 @@ absl::StatusOr<grpc::Slice> StreamCall::TakePayload(const PayloadChunk& chunk) {
   auto buffer = std::make_unique<SendBuffer>();
   buffer->call = this;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (!spare_buffers_.empty()) {
       buffer->data = std::move(spare_buffers_.back());
       spare_buffers_.pop_back();
@@ -284,14 +284,14 @@ void StreamCall::ReportRange(const std::byte* tensor, const PieceRuns& runs, std
   // Spread thinly, as some heads of an NHD tensor are: the pieces to come want the same pages.
   constexpr std::int64_t kThin = 4;
   if (end - begin > kThin * size) return;
-  absl::MutexLock lock(&hook_mutex_);
+  const std::lock_guard lock(hook_mutex_);
   request_.on_range_done(tensor + scale * begin, scale * (end - begin));
 }
 
 void StreamCall::Cancel() {
   std::shared_ptr<grpc::ClientContext> context;
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     context = context_;
   }
   if (context != nullptr) context->TryCancel();
@@ -299,7 +299,7 @@ void StreamCall::Cancel() {
 
 void StreamCall::Fail(absl::Status status) {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (failure_.ok()) failure_ = std::move(status);
   }
   Cancel();
@@ -316,7 +316,7 @@ void StreamCall::Complete() {
 
 absl::StatusOr<AttendReport> StreamCall::Result() {
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     if (!failure_.ok()) return failure_;
   }
   if (!final_status_.ok()) return FromGrpc(final_status_, options_.target);
@@ -337,7 +337,7 @@ void StreamCall::ReleaseBuffer(void* buffer) {
   const std::unique_ptr<SendBuffer> owned(static_cast<SendBuffer*>(buffer));
   StreamCall* call = owned->call;
   {
-    absl::MutexLock lock(&call->mutex_);
+    const std::lock_guard lock(call->mutex_);
     call->spare_buffers_.push_back(std::move(owned->data));
   }
   call->Unhold();

@@ -6,13 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/attend_request.h"
 #include "client/client.h"
@@ -58,12 +57,12 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   void OnReadDone(bool ok) override;
   void OnDone(const grpc::Status& status) override;
 
-  absl::Status HandleResponse() ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status HandlePlan(const v1::Accepted& accepted) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status HandleChunk(const v1::Chunk& chunk, FrameData data) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status HandleResponse();
+  absl::Status HandlePlan(const v1::Accepted& accepted);
+  absl::Status HandleChunk(const v1::Chunk& chunk, FrameData data);
 
   // Starts the next write if there is one to start.
-  void Pump() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Pump();
   absl::StatusOr<grpc::Slice> TakePayload(const PayloadChunk& chunk);
   const std::byte* Tensor(v1::TensorRole role) const;
   // Tells the caller of bytes [offset, offset + size) of a piece; `scale` is the width of elements
@@ -71,9 +70,9 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   void ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
                    std::int64_t size, std::int64_t scale);
 
-  void Cancel() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Cancel();
   // Records the first failure found on this side and ends the call.
-  void Fail(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Fail(absl::Status status);
 
   // The RPC and every slice of memory that the transport still holds keep the call alive; the last
   // one to go completes it.
@@ -103,18 +102,19 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   // Writing.
   grpc::ByteBuffer outgoing_;
   PayloadChunk outgoing_chunk_;
-  absl::Mutex mutex_;
-  // Goes when the RPC is over: with it goes memory that a failed write has left in gRPC's call.
-  std::shared_ptr<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);
-  std::vector<UnitProgress> progress_ ABSL_GUARDED_BY(mutex_);
-  std::optional<PayloadCursor> cursor_ ABSL_GUARDED_BY(mutex_);
-  std::int64_t in_window_ ABSL_GUARDED_BY(mutex_) = 0;  // sent bytes of units not yet back
-  bool writing_ ABSL_GUARDED_BY(mutex_) = true;         // the header is the first write
-  bool writes_done_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<std::byte[]>> spare_buffers_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // guards what follows, up to hook_mutex_
+  // Goes when the RPC is over, before completion is told: it holds the connection, and memory that
+  // a failed write has left in gRPC's call.
+  std::shared_ptr<grpc::ClientContext> context_;
+  std::vector<UnitProgress> progress_;
+  std::optional<PayloadCursor> cursor_;
+  std::int64_t in_window_ = 0;  // sent bytes of units not yet back
+  bool writing_ = true;         // the header is the first write
+  bool writes_done_ = false;
+  absl::Status failure_;
+  std::vector<std::unique_ptr<std::byte[]>> spare_buffers_;
 
-  absl::Mutex hook_mutex_;  // held while a hook of the request runs
+  std::mutex hook_mutex_;  // held while a hook of the request runs
 };
 
 }  // namespace sage::internal

@@ -59,6 +59,7 @@ class SagectlTest : public ServerFixture {
   Outcome Run(std::vector<std::string> arguments) const {
     arguments.insert(arguments.begin(), SAGECTL_PROGRAM);
     std::vector<char*> argv;
+    argv.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
     std::string server = "SAGE_SERVER=" + server_target_;

@@ -2,17 +2,17 @@
 #include "client/client.h"
 
 #include <chrono>
+#include <condition_variable>
 #include <functional>
+#include <latch>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -39,24 +39,23 @@ class ScriptedService : public v1::Attention::Service {
   // What the next calls do. Waits until no call uses the script before.
   void Play(Script script) {
     AwaitIdle();
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     script_ = std::move(script);
   }
   void PlayUnary(Unary unary) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     unary_ = std::move(unary);
   }
   // A client may be done with a call before its handler is.
   void AwaitIdle() {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(
-        +[](int* running) { return *running == 0; }, &running_));
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [this] { return running_ == 0; });
   }
 
   grpc::Status AttendStream(grpc::ServerContext*, ServerStream* stream) override {
     Script script;
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       script = script_;
       ++running_;
     }
@@ -64,25 +63,27 @@ class ScriptedService : public v1::Attention::Service {
     grpc::Status status = stream->Read(&first)
                               ? script(first.header(), stream)
                               : grpc::Status(grpc::StatusCode::INTERNAL, "no header");
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard lock(mutex_);
     --running_;
+    idle_.notify_all();
     return status;
   }
   grpc::Status Attend(grpc::ServerContext*, const v1::AttendRequest* request,
                       v1::AttendResponse* response) override {
     Unary unary;
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard lock(mutex_);
       unary = unary_;
     }
     return unary(*request, response);
   }
 
  private:
-  absl::Mutex mutex_;
-  Script script_ ABSL_GUARDED_BY(mutex_);
-  Unary unary_ ABSL_GUARDED_BY(mutex_);
-  int running_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::mutex mutex_;  // guards all that follows
+  std::condition_variable idle_;
+  Script script_;
+  Unary unary_;
+  int running_ = 0;
 };
 
 // fp16, two units of one head each.
@@ -383,24 +384,24 @@ TEST_F(ClientTest, PassesOnTheDetailsOfErrors) {
 }
 
 TEST_F(ClientTest, CancelsARunningCall) {
-  absl::Notification planned;
+  std::latch planned(1);
   service_.Play([&](const v1::AttendHeader&, ServerStream* stream) {
     stream->Write(Plan());
     ReadUnit(stream, 0);
-    planned.Notify();
+    planned.count_down();
     v1::AttendStreamRequest request;
     stream->Read(&request);  // nothing comes: until the call is cancelled
     return grpc::Status::OK;
   });
-  absl::Notification done;
+  std::latch done(1);
   absl::Status status;
   const AttendCall call = client_->AttendAsync(Request(), [&](absl::StatusOr<AttendReport> report) {
     status = report.status();
-    done.Notify();
+    done.count_down();
   });
-  planned.WaitForNotification();
+  planned.wait();
   call.Cancel();
-  done.WaitForNotification();
+  done.wait();
   service_.AwaitIdle();
   EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
   call.Cancel();  // harmless
@@ -413,12 +414,12 @@ TEST_F(ClientTest, LetsGoOfMemoryWhereverACallIsCancelled) {
     return grpc::Status::OK;
   });
   for (int i = 0; i < 300; ++i) {  // at one moment or another of the call
-    absl::Notification done;
+    std::latch done(1);
     const AttendCall call = client_->AttendAsync(
-        Request(), [&](const absl::StatusOr<AttendReport>&) { done.Notify(); });
+        Request(), [&](const absl::StatusOr<AttendReport>&) { done.count_down(); });
     for (int spin = 0; spin < i % 50; ++spin) std::this_thread::yield();
     call.Cancel();
-    done.WaitForNotification();
+    done.wait();
   }
   service_.AwaitIdle();
 }
@@ -453,6 +454,25 @@ TEST_F(ClientTest, SendsSmallRequestsInline) {
     return grpc::Status::OK;
   });
   EXPECT_EQ(client->Attend(Request()).status().code(), absl::StatusCode::kInternal);
+}
+
+TEST_F(ClientTest, MayGoRightAfterItsLastCallAndWhileOneRuns) {
+  service_.PlayUnary([](const v1::AttendRequest&, v1::AttendResponse* response) {
+    response->set_out(OutOf(0) + OutOf(1));
+    response->set_lse(LseOf(0) + LseOf(1));
+    return grpc::Status::OK;
+  });
+  client_.reset();
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_TRUE(Connect(1 << 20)->Attend(Request()).ok());
+    std::latch done(1);
+    // The client waits for its call.
+    Connect(1 << 20)->AttendAsync(Request(), [&](const absl::StatusOr<AttendReport>& report) {
+      EXPECT_TRUE(report.ok());
+      done.count_down();
+    });
+    done.wait();
+  }
 }
 
 TEST_F(ClientTest, RefusesBadRequestsItself) {

@@ -78,7 +78,7 @@ TEST_F(TensorFileTest, SaysWhatIsWrongAndNamesTheFile) {
   std::ofstream(Path("text.npy")) << "hello";
   EXPECT_THAT(std::string(TensorFile::Open(Path("text.npy")).status().message()),
               HasSubstr("text.npy: not a usable .npy"));
-  std::ofstream(Path("none.npy"));
+  std::ofstream(Path("none.npy")) << "";
   EXPECT_FALSE(TensorFile::Open(Path("none.npy")).ok());
   std::filesystem::create_directory(Path("folder.npy"));
   EXPECT_THAT(std::string(TensorFile::Open(Path("folder.npy")).status().message()),
