@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,7 +22,11 @@ struct KernelKey {
   DType dtype = DType::kFloat16;
   std::int64_t padded_dim = 0;
 
-  friend auto operator<=>(const KernelKey&, const KernelKey&) = default;
+  friend bool operator==(const KernelKey&, const KernelKey&) = default;
+  friend bool operator<(const KernelKey& a, const KernelKey& b) {
+    return std::tie(a.precision, a.dtype, a.padded_dim) <
+           std::tie(b.precision, b.dtype, b.padded_dim);
+  }
 };
 
 // Tasks sorted by kernel, with the numbering of their items and list rows.
