@@ -30,15 +30,16 @@ absl::StatusOr<Account::Reservation> Take(Account& account, std::uint64_t amount
 
 }  // namespace
 
-absl::StatusOr<Admission::Ticket> Admission::Admit(std::uint64_t host_bytes,
+absl::StatusOr<Admission::Ticket> Admission::Admit(std::uint64_t host_bytes, Account& device,
                                                    std::uint64_t device_bytes) {
   absl::StatusOr<Account::Reservation> request = Take(requests_, 1, "server.concurrent_requests");
   if (!request.ok()) return request.status();
   absl::StatusOr<Account::Reservation> host = Take(host_, host_bytes, "server.host_bytes");
   if (!host.ok()) return host.status();
-  absl::StatusOr<Account::Reservation> device = Take(device_, device_bytes, "server.device_bytes");
-  if (!device.ok()) return device.status();
-  return Ticket{*std::move(request), *std::move(host), *std::move(device)};
+  absl::StatusOr<Account::Reservation> on_device =
+      Take(device, device_bytes, "server.device_bytes");
+  if (!on_device.ok()) return on_device.status();
+  return Ticket{*std::move(request), *std::move(host), *std::move(on_device)};
 }
 
 }  // namespace sage::server

@@ -20,15 +20,16 @@ class Admission {
     Account::Reservation device;
   };
 
-  Admission(std::uint64_t host_bytes, std::uint64_t device_bytes, std::uint64_t max_requests)
-      : host_(host_bytes), device_(device_bytes), requests_(max_requests) {}
+  Admission(std::uint64_t host_bytes, std::uint64_t max_requests)
+      : host_(host_bytes), requests_(max_requests) {}
 
   // FAILED_PRECONDITION where a limit is smaller than what is asked for, RESOURCE_EXHAUSTED with a
   // retry delay where too much of it is in use.
-  absl::StatusOr<Ticket> Admit(std::uint64_t host_bytes, std::uint64_t device_bytes);
+  // `device` is the account of the device that the request is to run on; it outlives the ticket.
+  absl::StatusOr<Ticket> Admit(std::uint64_t host_bytes, Account& device,
+                               std::uint64_t device_bytes);
 
   const Account& host() const { return host_; }
-  const Account& device() const { return device_; }
   std::uint64_t active_requests() const { return requests_.reserved(); }
 
   // Waits until no request is admitted, at most until `deadline`; whether that came about.
@@ -38,7 +39,6 @@ class Admission {
 
  private:
   Account host_;
-  Account device_;
   Account requests_;
 };
 

@@ -54,7 +54,7 @@ class AttendCall final : public grpc::ServerUnaryReactor {
   void OnCancel() override {
     const std::lock_guard lock(mutex_);
     status_.Update(absl::CancelledError("the client ended the request"));
-    if (job_ != nullptr) core_.engine.Cancel(*job_->context());
+    if (job_ != nullptr) job_->engine().Cancel(*job_->context());
   }
 
   void OnDone() override {
@@ -125,7 +125,7 @@ class AttendCall final : public grpc::ServerUnaryReactor {
       ++units_running_;
     }
     work->done = [this](UnitResult result) { UnitDone(std::move(result)); };
-    core_.engine.Submit(*std::move(work));
+    job_->engine().Submit(*std::move(work));
     return absl::OkStatus();
   }
 

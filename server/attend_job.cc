@@ -53,17 +53,19 @@ const char* Name(Piece piece) {
 
 absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
                                                              const JobResources& resources,
+                                                             Device& device,
                                                              std::uint64_t window_bytes) {
-  if (absl::Status supported = resources.backend.CheckSupported(spec.problem); !supported.ok()) {
+  if (absl::Status supported = device.backend().CheckSupported(spec.problem); !supported.ok()) {
     return supported;
   }
   absl::StatusOr<std::vector<Unit>> units = PlanUnits(spec.problem, resources.plan_limits);
   if (!units.ok()) return WithFieldPath(units.status(), "header.shape");
-  std::unique_ptr<AttendJob> job(new AttendJob(spec, resources, *std::move(units), window_bytes));
+  std::unique_ptr<AttendJob> job(
+      new AttendJob(spec, resources, device, *std::move(units), window_bytes));
 
-  const std::uint64_t device_mask = resources.backend.info().unified_memory ? 0 : spec.mask_bytes;
+  const std::uint64_t device_mask = device.backend().info().unified_memory ? 0 : spec.mask_bytes;
   absl::StatusOr<Admission::Ticket> ticket = resources.admission.Admit(
-      job->PeakCost(&AttendJob::HostCost) + spec.mask_bytes,
+      job->PeakCost(&AttendJob::HostCost) + spec.mask_bytes, device.memory(),
       job->PeakCost(&AttendJob::DeviceCost) + SlabPool::RoundUp(device_mask));
   if (!ticket.ok()) return ticket.status();
   job->ticket_ = std::make_shared<const Admission::Ticket>(*std::move(ticket));
@@ -77,9 +79,10 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   return job;
 }
 
-AttendJob::AttendJob(const JobSpec& spec, const JobResources& resources, std::vector<Unit> units,
-                     std::uint64_t window_bytes)
+AttendJob::AttendJob(const JobSpec& spec, const JobResources& resources, Device& device,
+                     std::vector<Unit> units, std::uint64_t window_bytes)
     : resources_(resources),
+      device_(device),
       problem_(spec.problem),
       mask_bytes_(spec.mask_bytes),
       request_id_(spec.request_id),
@@ -105,10 +108,10 @@ AttendJob::Cost AttendJob::HostCost(const Unit& unit) const {
 
 AttendJob::Cost AttendJob::DeviceCost(const Unit& unit) const {
   const AttendTask task = MakeTask(unit);
-  Cost cost = {.own = SlabPool::RoundUp(resources_.backend.AttendWorkspaceBytes({&task, 1})),
+  Cost cost = {.own = SlabPool::RoundUp(device_.backend().AttendWorkspaceBytes({&task, 1})),
                .kv = 0};
-  if (unit.k_bytes > 0) cost.kv = SlabPool::RoundUp(resources_.backend.PreparedKvBytes(task.kv));
-  if (!resources_.backend.info().unified_memory) {
+  if (unit.k_bytes > 0) cost.kv = SlabPool::RoundUp(device_.backend().PreparedKvBytes(task.kv));
+  if (!device_.backend().info().unified_memory) {
     const Cost copies = HostCost(unit);
     cost.own += copies.own;
     cost.kv += copies.kv;

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/admission.h"
+#include "server/device.h"
 #include "server/engine.h"
 #include "server/unit_plan.h"
 
@@ -39,9 +40,8 @@ struct JobSpec {
 enum class Piece { kQ, kK, kV, kOut, kLse };
 const char* Name(Piece piece);
 
-// What the chunks of a job go into and come from. Outlive every job.
+// What jobs of a server share. Outlive every job.
 struct JobResources {
-  Backend& backend;
   Admission& admission;
   SlabPool& host_pool;
   PlanLimits plan_limits;
@@ -49,15 +49,18 @@ struct JobResources {
 
 class AttendJob {
  public:
-  // Plans and reserves. `window_bytes` is what a client may be ahead of its answers; the job's own
-  // window is never smaller than its largest unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no
-  // kernel), FAILED_PRECONDITION (can never fit), RESOURCE_EXHAUSTED (does not fit now).
+  // Plans and reserves, for a run on `device`, which outlives the job. `window_bytes` is what a
+  // client may be ahead of its answers; the job's own window is never smaller than its largest
+  // unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no kernel), FAILED_PRECONDITION (can never fit),
+  // RESOURCE_EXHAUSTED (does not fit now).
   static absl::StatusOr<std::unique_ptr<AttendJob>> Create(JobSpec spec,
                                                            const JobResources& resources,
+                                                           Device& device,
                                                            std::uint64_t window_bytes);
 
   const AttentionProblem& problem() const { return problem_; }
   const std::string& request_id() const { return request_id_; }
+  Engine& engine() const { return device_.engine(); }  // takes the job's units
   const std::vector<Unit>& units() const { return units_; }
   std::uint64_t window_bytes() const { return window_bytes_; }
   double block_density() const { return block_density_; }
@@ -97,8 +100,8 @@ class AttendJob {
     std::uint64_t kv = 0;
   };
 
-  AttendJob(const JobSpec& spec, const JobResources& resources, std::vector<Unit> units,
-            std::uint64_t window_bytes);
+  AttendJob(const JobSpec& spec, const JobResources& resources, Device& device,
+            std::vector<Unit> units, std::uint64_t window_bytes);
 
   Cost HostCost(const Unit& unit) const;
   Cost DeviceCost(const Unit& unit) const;
@@ -110,6 +113,7 @@ class AttendJob {
   absl::Status AcquireSlabs();
 
   const JobResources& resources_;
+  Device& device_;
   const AttentionProblem problem_;
   const std::uint64_t mask_bytes_;
   const std::string request_id_;

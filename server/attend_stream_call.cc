@@ -143,7 +143,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   void Decide(absl::Status status) {
     if (status_.has_value()) return;
     status_ = std::move(status);
-    if (job_ != nullptr && !status_->ok()) core_.engine.Cancel(*job_->context());
+    if (job_ != nullptr && !status_->ok()) job_->engine().Cancel(*job_->context());
   }
   void Fail(absl::Status status) {
     if (!status.ok()) Decide(std::move(status));
@@ -227,7 +227,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     if (std::optional<UnitWork> work = job_->TakeReadyUnit()) {
       ++units_running_;
       work->done = [this](UnitResult result) { UnitDone(std::move(result)); };
-      core_.engine.Submit(*std::move(work));
+      job_->engine().Submit(*std::move(work));
     }
     return absl::OkStatus();
   }

@@ -42,7 +42,13 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
   if (std::chrono::steady_clock::now() >= spec->deadline) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
-  return AttendJob::Create(*std::move(spec), jobs, window_bytes);
+  return AttendJob::Create(*std::move(spec), jobs, LeastLoaded(), window_bytes);
+}
+
+Device& AttentionCore::LeastLoaded() const {
+  return **std::min_element(devices.begin(), devices.end(), [](Device* a, Device* b) {
+    return a->memory().reserved() < b->memory().reserved();
+  });
 }
 
 StallWatch::StallWatch(std::chrono::milliseconds stall_timeout)

@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "grpcpp/grpcpp.h"
 #include "sage/v1/attention.grpc.pb.h"
@@ -25,7 +26,7 @@ namespace sage::server {
 // What calls need; everything outlives the service.
 struct AttentionCore {
   JobResources jobs;
-  Engine& engine;
+  std::vector<Device*> devices;  // at least one
   Metrics& metrics;
   std::string server_id;
   std::uint64_t window_bytes;  // of a stream, see Accepted
@@ -41,6 +42,10 @@ struct AttentionCore {
   absl::StatusOr<std::unique_ptr<AttendJob>> StartJob(const v1::AttendHeader& header,
                                                       const grpc::CallbackServerContext& context,
                                                       std::uint64_t window_bytes);
+
+ private:
+  // The device with the least memory reserved.
+  Device& LeastLoaded() const;
 };
 
 // A call that a peer can keep waiting.

@@ -1,8 +1,9 @@
-// Chooses and creates the backend that the options ask for.
+// Chooses and creates the backends that the options ask for.
 #ifndef SAGE_SERVER_BACKEND_FACTORY_H_
 #define SAGE_SERVER_BACKEND_FACTORY_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -10,9 +11,10 @@
 
 namespace sage::server {
 
-// `auto` takes CUDA where a GPU works and says in the log why where it does not. `cuda` without a
-// working GPU is an error that says what to do, never the CPU instead.
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const ServerOptions& options);
+// One backend for each visible GPU, or one for the CPU. `auto` takes CUDA where every GPU works and
+// says in the log why where it does not. `cuda` without a working GPU is an error that says what to
+// do, never the CPU instead.
+absl::StatusOr<std::vector<std::unique_ptr<Backend>>> CreateBackends(const ServerOptions& options);
 
 }  // namespace sage::server
 

@@ -48,20 +48,22 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
-  auto backend = sage::server::CreateBackend(parsed.options);
-  if (!backend.ok()) {
-    spdlog::critical("event=start_failed message=\"{}\"", std::string(backend.status().message()));
+  auto backends = sage::server::CreateBackends(parsed.options);
+  if (!backends.ok()) {
+    spdlog::critical("event=start_failed message=\"{}\"", std::string(backends.status().message()));
     return kFailed;
   }
-  const sage::BackendInfo info = (*backend)->info();
-  auto server = sage::server::Server::Start(parsed.options, *std::move(backend));
+  const std::size_t devices = backends->size();
+  const sage::BackendInfo info = backends->front()->info();
+  auto server = sage::server::Server::Start(parsed.options, *std::move(backends));
   if (!server.ok()) {
     spdlog::critical("event=start_failed message=\"{}\"", std::string(server.status().message()));
     return kFailed;
   }
-  spdlog::info("event=ready port={} metrics_port={} backend={} device=\"{}\" kernel_path={}",
-               (*server)->port(), (*server)->metrics_port(), info.name, info.device_name,
-               info.kernel_path);
+  spdlog::info(
+      "event=ready port={} metrics_port={} backend={} devices={} device=\"{}\" kernel_path={}",
+      (*server)->port(), (*server)->metrics_port(), info.name, devices, info.device_name,
+      info.kernel_path);
 
   int signal = 0;
   sigwait(&signals, &signal);

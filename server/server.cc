@@ -45,15 +45,16 @@ std::uint64_t MachineMemoryBytes() {
          static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-// The options with every 0 that means "choose" replaced.
-ServerOptions Resolve(ServerOptions options, const BackendInfo& device) {
+// The options with the size of host memory chosen where it is 0.
+ServerOptions Resolve(ServerOptions options) {
   if (options.host_memory_bytes == 0) options.host_memory_bytes = MachineMemoryBytes() / 8;
-  if (options.device_memory_bytes == 0) {
-    options.device_memory_bytes = device.unified_memory
-                                      ? MachineMemoryBytes() / 8
-                                      : static_cast<std::uint64_t>(device.device_memory_bytes);
-  }
   return options;
+}
+
+std::uint64_t DeviceMemoryBytes(const ServerOptions& options, const BackendInfo& device) {
+  if (options.device_memory_bytes != 0) return options.device_memory_bytes;
+  return device.unified_memory ? MachineMemoryBytes() / 8
+                               : static_cast<std::uint64_t>(device.device_memory_bytes);
 }
 
 EngineOptions ForDevice(const ServerOptions& options, const BackendInfo& device) {
@@ -82,14 +83,12 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
 struct Server::Parts {
   // In order of construction; destroyed in reverse, services before what they use.
   const ServerOptions options;
-  const std::unique_ptr<Backend> backend;
   const std::string server_id = RandomId();
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  const std::vector<std::unique_ptr<Device>> devices;  // at least one, all of one kind
   Metrics metrics;
   Admission admission;
-  SlabPool host_pool;
-  SlabPool device_pool;
-  std::unique_ptr<Engine> engine;
+  SlabPool host_pool;  // of the first device; every device copies from and to it
   std::unique_ptr<AttentionCore> core;
   std::unique_ptr<AttentionService> attention;
   v1::Tensors::CallbackService tensors;    // every method answers UNIMPLEMENTED
@@ -101,12 +100,19 @@ struct Server::Parts {
   std::mutex drain_mutex;
   std::optional<bool> drained;  // whether in peace; guarded by drain_mutex
 
-  Parts(ServerOptions resolved, std::unique_ptr<Backend> device)
+  Parts(ServerOptions resolved, std::vector<std::unique_ptr<Device>> created)
       : options(std::move(resolved)),
-        backend(std::move(device)),
-        admission(options.host_memory_bytes, options.device_memory_bytes, options.max_requests),
-        host_pool(*backend, MemoryKind::kHost, options.host_memory_bytes),
-        device_pool(*backend, MemoryKind::kDevice, options.device_memory_bytes) {}
+        devices(std::move(created)),
+        admission(options.host_memory_bytes, options.max_requests),
+        host_pool(devices.front()->backend(), MemoryKind::kHost, options.host_memory_bytes) {}
+
+  // The sum of a figure over all devices.
+  template <typename Figure>
+  std::uint64_t Sum(Figure figure) const {
+    std::uint64_t sum = 0;
+    for (const std::unique_ptr<Device>& device : devices) sum += figure(*device);
+    return sum;
+  }
 
   v1::ServerInfo Info() const;
   v1::Statistics Statistics() const;
@@ -118,22 +124,25 @@ struct Server::Parts {
 };
 
 v1::ServerInfo Server::Parts::Info() const {
-  const BackendInfo& device = backend->info();
+  Backend& backend = devices.front()->backend();
   v1::ServerInfo info;
   info.set_server_id(server_id);
   info.set_version(kVersion);
-  info.set_backend(device.name);
-  v1::DeviceInfo& device_info = *info.add_devices();
-  device_info.set_name(device.device_name);
-  device_info.set_kernel_path(device.kernel_path);
-  device_info.set_memory_bytes(static_cast<std::uint64_t>(device.device_memory_bytes));
+  info.set_backend(backend.info().name);
+  for (const std::unique_ptr<Device>& device : devices) {
+    const BackendInfo& from = device->backend().info();
+    v1::DeviceInfo& to = *info.add_devices();
+    to.set_name(from.device_name);
+    to.set_kernel_path(from.kernel_path);
+    to.set_memory_bytes(static_cast<std::uint64_t>(from.device_memory_bytes));
+  }
   AttentionProblem probe;
   probe.batch = probe.num_heads_q = probe.num_heads_kv = probe.seqlen_q = probe.seqlen_k = 1;
   probe.head_dim = kMaxHeadDim;
   for (const Precision precision :
        {Precision::kQkInt8PvFp16, Precision::kQkInt8PvFp8, Precision::kFp16}) {
     probe.precision = precision;
-    if (backend->CheckSupported(probe).ok()) info.add_precisions(ToProto(precision));
+    if (backend.CheckSupported(probe).ok()) info.add_precisions(ToProto(precision));
   }
   info.add_dtypes(v1::DATA_TYPE_FLOAT16);
   info.add_dtypes(v1::DATA_TYPE_BFLOAT16);
@@ -142,7 +151,7 @@ v1::ServerInfo Server::Parts::Info() const {
   limits.set_max_unary_message_bytes(kMaxUnaryBytes);
   limits.set_max_stream_message_bytes(kMaxMessageBytes);
   limits.set_host_memory_bytes(options.host_memory_bytes);
-  limits.set_device_memory_bytes(options.device_memory_bytes);
+  limits.set_device_memory_bytes(Sum([](Device& d) { return d.memory().limit(); }));
   limits.set_max_mask_bytes(options.max_mask_bytes);
   limits.set_max_units(core->jobs.plan_limits.max_units);
   limits.set_max_concurrent_requests(options.max_requests);
@@ -164,13 +173,15 @@ v1::Statistics Server::Parts::Statistics() const {
   statistics.set_requests_rejected(metrics.requests_rejected());
   statistics.set_requests_cancelled(metrics.requests_cancelled());
   statistics.set_requests_active(admission.active_requests());
-  statistics.set_units_computed(engine->units_computed());
+  statistics.set_units_computed(Sum([](Device& d) { return d.engine().units_computed(); }));
   statistics.set_payload_bytes_in(metrics.bytes_in());
   statistics.set_payload_bytes_out(metrics.bytes_out());
   statistics.set_host_bytes_reserved(admission.host().reserved());
-  statistics.set_device_bytes_reserved(admission.device().reserved());
-  statistics.set_slab_bytes_in_use(host_pool.in_use_bytes() + device_pool.in_use_bytes());
-  statistics.set_slab_bytes_cached(host_pool.cached_bytes() + device_pool.cached_bytes());
+  statistics.set_device_bytes_reserved(Sum([](Device& d) { return d.memory().reserved(); }));
+  statistics.set_slab_bytes_in_use(host_pool.in_use_bytes() +
+                                   Sum([](Device& d) { return d.pool().in_use_bytes(); }));
+  statistics.set_slab_bytes_cached(host_pool.cached_bytes() +
+                                   Sum([](Device& d) { return d.pool().cached_bytes(); }));
   statistics.set_connections(acceptor.connections());
   statistics.set_connections_refused(acceptor.refused());
   return statistics;
@@ -184,46 +195,48 @@ std::vector<Gauge> Server::Parts::Gauges() const {
   std::vector<Gauge> gauges = {
       gauge("inflight", "Requests admitted and not ended.",
             [this] { return admission.active_requests(); }),
-      gauge("queue_depth", "Units waiting for a stream.", [this] { return engine->queue_depth(); }),
+      gauge("queue_depth", "Units waiting for a stream.",
+            [this] { return Sum([](Device& d) { return d.engine().queue_depth(); }); }),
       gauge("connections", "Open connections.", [this] { return acceptor.connections(); }),
       gauge("connections_refused", "Connections closed because of the limit.",
             [this] { return acceptor.refused(); }),
   };
-  const auto add_memory = [&](const char* name, const char* help, const SlabPool& pool,
-                              const Account& account) {
+  const char* const pinned = "Host memory for payload and results.";
+  gauges.push_back(gauge(
+      "pinned_bytes", pinned, [this] { return host_pool.in_use_bytes(); }, "in_use"));
+  gauges.push_back(gauge(
+      "pinned_bytes", pinned, [this] { return host_pool.cached_bytes(); }, "cached"));
+  gauges.push_back(gauge(
+      "pinned_bytes", pinned, [this] { return admission.host().reserved(); }, "reserved"));
+  gauges.push_back(gauge(
+      "pinned_bytes", pinned, [this] { return admission.host().limit(); }, "limit"));
+  const auto add_device_bytes = [&](const char* state, auto figure) {
     gauges.push_back(gauge(
-        name, help, [&pool] { return pool.in_use_bytes(); }, "in_use"));
-    gauges.push_back(gauge(
-        name, help, [&pool] { return pool.cached_bytes(); }, "cached"));
-    gauges.push_back(gauge(
-        name, help, [&account] { return account.reserved(); }, "reserved"));
-    gauges.push_back(gauge(
-        name, help, [&account] { return account.limit(); }, "limit"));
+        "device_bytes", "Memory of all devices that kernels work on.",
+        [this, figure] { return Sum(figure); }, state));
   };
-  add_memory("pinned_bytes", "Host memory for payload and results.", host_pool, admission.host());
-  add_memory("device_bytes", "Device memory that kernels work on.", device_pool,
-             admission.device());
+  add_device_bytes("in_use", [](Device& d) { return d.pool().in_use_bytes(); });
+  add_device_bytes("cached", [](Device& d) { return d.pool().cached_bytes(); });
+  add_device_bytes("reserved", [](Device& d) { return d.memory().reserved(); });
+  add_device_bytes("limit", [](Device& d) { return d.memory().limit(); });
   gauges.push_back(
       {"build_info", "Always 1; the version is a label.", [] { return 1.0; }, "version", kVersion});
   return gauges;
 }
 
 absl::Status Server::Parts::Open() {
-  absl::StatusOr<std::unique_ptr<Engine>> created =
-      Engine::Create(*backend, device_pool, ForDevice(options, backend->info()));
-  if (!created.ok()) return created.status();
-  engine = *std::move(created);
-  core.reset(new AttentionCore{
-      .jobs = {*backend, admission, host_pool, {.unit_bytes = options.unit_bytes}},
-      .engine = *engine,
-      .metrics = metrics,
-      .server_id = server_id,
-      .window_bytes = options.window_bytes,
-      .max_mask_bytes = options.max_mask_bytes,
-      .max_unary_bytes = kMaxUnaryBytes,
-      .chunk_bytes = kOutputChunkBytes,
-      .max_chunk_bytes = kMaxChunkBytes,
-      .stall_timeout = options.stall_timeout});
+  std::vector<Device*> all;
+  for (const std::unique_ptr<Device>& device : devices) all.push_back(device.get());
+  core.reset(new AttentionCore{.jobs = {admission, host_pool, {.unit_bytes = options.unit_bytes}},
+                               .devices = std::move(all),
+                               .metrics = metrics,
+                               .server_id = server_id,
+                               .window_bytes = options.window_bytes,
+                               .max_mask_bytes = options.max_mask_bytes,
+                               .max_unary_bytes = kMaxUnaryBytes,
+                               .chunk_bytes = kOutputChunkBytes,
+                               .max_chunk_bytes = kMaxChunkBytes,
+                               .stall_timeout = options.stall_timeout});
   attention = std::make_unique<AttentionService>(*core);
   about = std::make_unique<ServerService>(Info(), [this] { return Statistics(); });
 
@@ -301,12 +314,20 @@ Server::Server(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
 Server::~Server() { Drain(); }
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
-                                                      std::unique_ptr<Backend> backend) {
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(
+    const ServerOptions& options, std::vector<std::unique_ptr<Backend>> backends) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  ServerOptions resolved = Resolve(options, backend->info());
+  std::vector<std::unique_ptr<Device>> devices;
+  for (std::unique_ptr<Backend>& backend : backends) {
+    const std::uint64_t memory_bytes = DeviceMemoryBytes(options, backend->info());
+    const EngineOptions engine = ForDevice(options, backend->info());
+    absl::StatusOr<std::unique_ptr<Device>> device =
+        Device::Create(std::move(backend), memory_bytes, engine);
+    if (!device.ok()) return device.status();
+    devices.push_back(*std::move(device));
+  }
   std::unique_ptr<Server> server(
-      new Server(std::make_unique<Parts>(std::move(resolved), std::move(backend))));
+      new Server(std::make_unique<Parts>(Resolve(options), std::move(devices))));
   if (absl::Status status = server->parts_->Open(); !status.ok()) return status;
   return server;
 }

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -15,10 +16,11 @@ namespace sage::server {
 // Serves from Start() until Drain() or destruction. Thread-safe.
 class Server {
  public:
-  // Checks the options, opens every listening address and starts serving. Errors name what to
-  // change.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
-                                                       std::unique_ptr<Backend> backend);
+  // Checks the options, opens every listening address and starts serving. Each request runs on one
+  // backend, the least loaded when it comes; there is at least one, and all are of one kind. Errors
+  // name what to change.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(
+      const ServerOptions& options, std::vector<std::unique_ptr<Backend>> backends);
   ~Server();
 
   // Health turns NOT_SERVING; after the drain delay new requests are refused with UNAVAILABLE;

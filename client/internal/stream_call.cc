@@ -50,6 +50,7 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   v1::AttendStreamRequest first;
   *first.mutable_header() = MakeHeader(call->request_);
   call->outgoing_ = MakeFrame(first);
+  call->HandOver();
   call->StartWrite(&call->outgoing_);
   call->StartRead(&call->incoming_);
   call->StartCall();
@@ -64,6 +65,7 @@ StreamCall::StreamCall(const ClientOptions& options, AttendRequest request,
     : options_(options), request_(std::move(request)), done_(std::move(done)) {}
 
 void StreamCall::OnWriteDone(bool ok) {
+  HandOver();
   if (!ok) return;  // the call is over; OnDone says why
   outgoing_.Clear();
   const PayloadChunk& chunk = outgoing_chunk_;
@@ -79,12 +81,14 @@ void StreamCall::OnWriteDone(bool ok) {
 }
 
 void StreamCall::OnReadDone(bool ok) {
+  HandOver();
   if (!ok) return;  // no more messages; OnDone follows
   if (absl::Status status = HandleResponse(); !status.ok()) {
     Fail(std::move(status));
     return;
   }
   incoming_.Clear();
+  HandOver();
   StartRead(&incoming_);
   Pump();
 }
@@ -228,6 +232,7 @@ void StreamCall::Pump() {
   }
   outgoing_chunk_ = chunk;
   outgoing_ = MakeFrame(message, *std::move(payload));
+  HandOver();
   StartWrite(&outgoing_);
 }
 

@@ -152,7 +152,7 @@ TEST_F(AboutServer, InfoTellsLimitsAndAbilities) {
 
 TEST_F(AboutServer, EveryServerHasItsOwnId) {
   Start();
-  auto other = server::Server::Start(TestServerOptions(), TestBackend());
+  auto other = server::Server::Start(TestServerOptions(), TestBackends());
   ASSERT_TRUE(other.ok());
   v1::ServerInfo info;
   grpc::ClientContext context;

@@ -57,7 +57,7 @@ class CapacityErrors : public FaultyServerFixture {
 
   // What an open stream of `sample_` reserves.
   server::Server::Held Cost() {
-    auto server = server::Server::Start(TestServerOptions(), TestBackend());
+    auto server = server::Server::Start(TestServerOptions(), TestBackends());
     EXPECT_TRUE(server.ok());
     const auto stub = v1::Attention::NewStub(grpc::CreateChannel(
         "127.0.0.1:" + std::to_string((*server)->port()), grpc::InsecureChannelCredentials()));

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "client/client.h"
@@ -165,6 +166,27 @@ TEST_F(ServedAttention, ManySmallUnitsMatchTheOracle) {
   for (const Case& c : Grid()) Check(c, ++seed);
 }
 
+// Each request runs on the device with the least reserved, so that requests at once use all of
+// them.
+TEST_F(ServedAttention, SeveralDevicesShareTheRequests) {
+  StartServer(TestServerOptions(), TestBackends(3));
+  StartClient(0);
+  const auto info = client_->GetInfo();
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->devices_size(), 3);
+  std::vector<std::thread> threads;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    threads.emplace_back([this, i] {
+      for (std::uint64_t round = 0; round < 5; ++round) {
+        Check({1, 4, 2, 500, 300, 64, DType::kFloat16, Layout::kNhd, Precision::kQkInt8PvFp16, true,
+               0.5},
+              500 + 10 * i + round);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST_F(ServedAttention, ChecksummedStreamsMatchTheOracle) {
   StartServer();
   StartClient(0);
@@ -181,7 +203,7 @@ TEST_F(ServedAttention, BitsDoNotDependOnTheCutIntoUnits) {
   const auto answer = [&](std::uint64_t unit_bytes) {
     server::ServerOptions options = TestServerOptions();
     options.unit_bytes = unit_bytes;
-    auto server = server::Server::Start(options, TestBackend());
+    auto server = server::Server::Start(options, TestBackends());
     EXPECT_TRUE(server.ok()) << server.status();
     auto client = Client::Connect(
         {.target = "127.0.0.1:" + std::to_string((*server)->port()), .inline_limit_bytes = 0});

@@ -28,11 +28,24 @@ std::unique_ptr<Backend> TestBackend() {
   return *std::move(backend);
 }
 
+std::vector<std::unique_ptr<Backend>> TestBackends(int count) {
+  std::vector<std::unique_ptr<Backend>> backends(count);
+  for (std::unique_ptr<Backend>& backend : backends) backend = TestBackend();
+  return backends;
+}
+
 void ServerFixture::StartServer(const server::ServerOptions& options,
                                 std::unique_ptr<Backend> backend) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::move(backend));
+  StartServer(options, std::move(backends));
+}
+
+void ServerFixture::StartServer(const server::ServerOptions& options,
+                                std::vector<std::unique_ptr<Backend>> backends) {
   ASSERT_EQ(server_, nullptr);
   spdlog::set_level(spdlog::level::off);
-  auto server = server::Server::Start(options, std::move(backend));
+  auto server = server::Server::Start(options, std::move(backends));
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
 }

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
@@ -18,6 +19,9 @@ server::ServerOptions TestServerOptions();
 // A CPU backend with two threads; ends the test program where there is none.
 std::unique_ptr<Backend> TestBackend();
 
+// As many of those as asked for, the devices of one server.
+std::vector<std::unique_ptr<Backend>> TestBackends(int count = 1);
+
 // After each test requests hold nothing: no slab, no reservation, no ticket.
 class ServerFixture : public ::testing::Test {
  protected:
@@ -25,6 +29,8 @@ class ServerFixture : public ::testing::Test {
   // before anything else.
   void StartServer(const server::ServerOptions& options = TestServerOptions(),
                    std::unique_ptr<Backend> backend = TestBackend());
+  void StartServer(const server::ServerOptions& options,
+                   std::vector<std::unique_ptr<Backend>> backends);
   void TearDown() override;
 
   server::Server& server() { return *server_; }

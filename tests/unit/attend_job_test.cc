@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 
 class AttendJobTest : public ::testing::Test {
  protected:
-  AttendJobTest() : backend_(*CreateCpuBackend({.num_threads = 1})) {}
+  AttendJobTest() : device_(*Device::Create(*CreateCpuBackend({.num_threads = 1}), 64 << 20, {})) {}
 
   static JobSpec Spec(std::int64_t heads, std::int64_t seqlen, std::int64_t head_dim) {
     JobSpec spec;
@@ -32,13 +32,13 @@ class AttendJobTest : public ::testing::Test {
   }
 
   absl::StatusOr<std::unique_ptr<AttendJob>> Create(JobSpec spec, std::uint64_t window_bytes) {
-    return AttendJob::Create(std::move(spec), resources_, window_bytes);
+    return AttendJob::Create(std::move(spec), resources_, *device_, window_bytes);
   }
 
-  std::unique_ptr<Backend> backend_;
-  Admission admission_{64 << 20, 64 << 20, 4};
-  SlabPool pool_{*backend_, MemoryKind::kHost, 64 << 20};
-  JobResources resources_{*backend_, admission_, pool_, {.unit_bytes = 1 << 16}};
+  std::unique_ptr<Device> device_;
+  Admission admission_{64 << 20, 4};
+  SlabPool pool_{device_->backend(), MemoryKind::kHost, 64 << 20};
+  JobResources resources_{admission_, pool_, {.unit_bytes = 1 << 16}};
 };
 
 TEST_F(AttendJobTest, TakesExactlyWhatComesNext) {
@@ -121,7 +121,7 @@ TEST_F(AttendJobTest, ReservesBeforePayloadAndGivesItBack) {
   auto job = Create(Spec(4, 256, 64), 1 << 20);
   ASSERT_TRUE(job.ok());
   EXPECT_GT(admission_.host().reserved(), 0u);
-  EXPECT_GT(admission_.device().reserved(), 0u);
+  EXPECT_GT(device_->memory().reserved(), 0u);
   EXPECT_EQ(admission_.active_requests(), 1u);
   EXPECT_EQ(pool_.in_use_bytes(), 0u);
   job->reset();

@@ -47,15 +47,18 @@ class Results {
 class EngineTest : public ::testing::Test {
  protected:
   EngineTest()
-      : backend_(testing::MakeFaultyBackend(*CreateCpuBackend({.num_threads = 2}), faults_)),
-        engine_(*Engine::Create(*backend_, device_pool_, {.streams = 2, .launch_units = 1})) {}
+      : device_(*Device::Create(
+            testing::MakeFaultyBackend(*CreateCpuBackend({.num_threads = 2}), faults_), 256 << 20,
+            {})),
+        engine_(*Engine::Create(device_->backend(), device_->pool(),
+                                {.streams = 2, .launch_units = 1})) {}
 
   // Requests hold nothing at the end of a test.
   void TearDown() override {
     engine_.reset();
     jobs_.clear();
     EXPECT_EQ(host_pool_.in_use_bytes(), 0u);
-    EXPECT_EQ(device_pool_.in_use_bytes(), 0u);
+    EXPECT_EQ(device_->pool().in_use_bytes(), 0u);
     EXPECT_EQ(admission_.host().reserved(), 0u);
   }
 
@@ -69,7 +72,7 @@ class EngineTest : public ::testing::Test {
     problem.seqlen_q = problem.seqlen_k = 100;
     problem.head_dim = 64;
     spec.deadline = deadline;
-    auto job = AttendJob::Create(std::move(spec), resources_, 32 << 20);
+    auto job = AttendJob::Create(std::move(spec), resources_, *device_, 32 << 20);
     EXPECT_TRUE(job.ok()) << job.status();
     jobs_.push_back(*std::move(job));
     return *jobs_.back();
@@ -85,11 +88,10 @@ class EngineTest : public ::testing::Test {
   }
 
   testing::Faults faults_;
-  std::unique_ptr<Backend> backend_;
-  SlabPool host_pool_{*backend_, MemoryKind::kHost, 256 << 20};
-  SlabPool device_pool_{*backend_, MemoryKind::kDevice, 256 << 20};
-  Admission admission_{256 << 20, 256 << 20, 100};
-  JobResources resources_{*backend_, admission_, host_pool_, {.unit_bytes = 1}};
+  std::unique_ptr<Device> device_;
+  SlabPool host_pool_{device_->backend(), MemoryKind::kHost, 256 << 20};
+  Admission admission_{256 << 20, 100};
+  JobResources resources_{admission_, host_pool_, {.unit_bytes = 1}};
   std::vector<std::unique_ptr<AttendJob>> jobs_;
   std::unique_ptr<Engine> engine_;
 };
@@ -161,7 +163,7 @@ TEST_F(EngineTest, QueryRangesShareTheKeysOfTheirCarrier) {
   spec.problem.batch = spec.problem.num_heads_q = spec.problem.num_heads_kv = 1;
   spec.problem.seqlen_q = spec.problem.seqlen_k = 1000;
   spec.problem.head_dim = 64;
-  auto job = AttendJob::Create(std::move(spec), resources_, 32 << 20);
+  auto job = AttendJob::Create(std::move(spec), resources_, *device_, 32 << 20);
   ASSERT_TRUE(job.ok());
   ASSERT_EQ((*job)->units().size(), 8u);
   jobs_.push_back(*std::move(job));
