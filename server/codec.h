@@ -20,8 +20,6 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
 std::optional<Piece> PayloadPiece(v1::TensorRole role);
 
 v1::TensorRole Role(Piece piece);
-v1::Precision ToProto(Precision precision);
-v1::DataType ToProto(DType dtype);
 void ToProto(const Unit& unit, v1::Unit* proto);
 
 }  // namespace sage::server

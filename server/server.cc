@@ -19,6 +19,7 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/impl/server_builder_option.h"
 #include "grpcpp/impl/server_builder_plugin.h"
+#include "proto/wire/enums.h"
 #include "sage/v1/sessions.grpc.pb.h"
 #include "sage/v1/tensors.grpc.pb.h"
 #include "server/attention_service.h"

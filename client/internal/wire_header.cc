@@ -7,35 +7,12 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "proto/wire/enums.h"
 
 namespace sage::internal {
 namespace {
 
 constexpr std::size_t kMaxRequestIdLength = 64;
-
-v1::DataType ToWire(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return v1::DATA_TYPE_FLOAT16;
-    case DType::kBFloat16:
-      return v1::DATA_TYPE_BFLOAT16;
-    case DType::kFloat32:
-      return v1::DATA_TYPE_FLOAT32;
-  }
-  return v1::DATA_TYPE_UNSPECIFIED;
-}
-
-v1::Precision ToWire(Precision precision) {
-  switch (precision) {
-    case Precision::kQkInt8PvFp16:
-      return v1::PRECISION_QK_INT8_PV_FP16;
-    case Precision::kQkInt8PvFp8:
-      return v1::PRECISION_QK_INT8_PV_FP8;
-    case Precision::kFp16:
-      return v1::PRECISION_FP16;
-  }
-  return v1::PRECISION_UNSPECIFIED;
-}
 
 void FillPattern(const SlidingWindowPattern& pattern, v1::MaskPattern* wire) {
   wire->mutable_sliding_window()->set_left_blocks(pattern.left_blocks);
@@ -124,10 +101,10 @@ v1::AttendHeader MakeHeader(const AttendRequest& request) {
   shape->set_seqlen_q(problem.seqlen_q);
   shape->set_seqlen_k(problem.seqlen_k);
   shape->set_head_dim(problem.head_dim);
-  header.set_dtype(ToWire(problem.dtype));
-  header.set_output_dtype(ToWire(problem.output_dtype));
+  header.set_dtype(ToProto(problem.dtype));
+  header.set_output_dtype(ToProto(problem.output_dtype));
   header.set_layout(problem.layout == Layout::kHnd ? v1::LAYOUT_HND : v1::LAYOUT_NHD);
-  header.set_precision(ToWire(problem.precision));
+  header.set_precision(ToProto(problem.precision));
   header.set_is_causal(problem.is_causal);
   if (problem.softmax_scale) header.set_softmax_scale(*problem.softmax_scale);
   header.set_return_lse(problem.return_lse);

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "grpcpp/generic/generic_stub.h"
+#include "proto/wire/enums.h"
 
 namespace sage::testing {
 namespace {
@@ -53,30 +54,6 @@ Piece PieceOf(const AttentionProblem& p, const v1::Unit& unit, v1::TensorRole ro
   piece.row_bytes = p.head_dim * SizeOf(role == v1::TENSOR_ROLE_OUTPUT ? p.output_dtype : p.dtype);
   if (role == v1::TENSOR_ROLE_LSE) piece.row_bytes = sizeof(float);
   return piece;
-}
-
-v1::DataType ToProto(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return v1::DATA_TYPE_FLOAT16;
-    case DType::kBFloat16:
-      return v1::DATA_TYPE_BFLOAT16;
-    case DType::kFloat32:
-      return v1::DATA_TYPE_FLOAT32;
-  }
-  return v1::DATA_TYPE_UNSPECIFIED;
-}
-
-v1::Precision ToProto(Precision precision) {
-  switch (precision) {
-    case Precision::kQkInt8PvFp16:
-      return v1::PRECISION_QK_INT8_PV_FP16;
-    case Precision::kQkInt8PvFp8:
-      return v1::PRECISION_QK_INT8_PV_FP8;
-    case Precision::kFp16:
-      return v1::PRECISION_FP16;
-  }
-  return v1::PRECISION_UNSPECIFIED;
 }
 
 std::string Bytes(const std::vector<std::byte>& data) {
