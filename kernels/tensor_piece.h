@@ -36,7 +36,6 @@ struct PieceRuns {
   std::int64_t run_bytes = 0;
   std::int64_t count = 0;
 
-  bool contiguous() const { return count == 1; }
   std::int64_t bytes() const { return run_bytes * count; }
 };
 
