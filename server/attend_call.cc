@@ -81,36 +81,45 @@ class AttendCall final : public grpc::ServerUnaryReactor {
         core_.StartJob(request.header(), context, core_.max_unary_bytes);
     if (!job.ok()) return job.status();
     const AttentionProblem& problem = (*job)->problem();
-    const std::uint64_t element = SizeOf(problem.dtype);
-    const std::uint64_t q_bytes = problem.q_elements() * element;
-    const std::uint64_t kv_bytes = problem.kv_elements() * element;
+    const ResidentOperands& resident = (*job)->resident();
+    const auto travelling = [&problem](const auto& held, std::int64_t elements) {
+      return held != nullptr ? 0 : elements * SizeOf(problem.dtype);
+    };
     for (const auto& [field, tensor, allowed] :
-         {std::tuple("q", &request.q(), q_bytes), std::tuple("k", &request.k(), kv_bytes),
-          std::tuple("v", &request.v(), kv_bytes)}) {
+         {std::tuple("q", &request.q(), travelling(resident.q, problem.q_elements())),
+          std::tuple("k", &request.k(), travelling(resident.k, problem.kv_elements())),
+          std::tuple("v", &request.v(), travelling(resident.v, problem.kv_elements()))}) {
       if (tensor->size() != allowed) {
         return InvalidField(field, absl::StrCat("got ", tensor->size(), " bytes, allowed ", allowed,
                                                 " for this shape"));
       }
     }
-    response_.mutable_out()->resize(problem.q_elements() * SizeOf(problem.output_dtype));
-    if (problem.return_lse) response_.mutable_lse()->resize(problem.lse_elements() * sizeof(float));
-    {
-      const std::lock_guard lock(mutex_);
-      job_ = *std::move(job);
+    if (resident.q != nullptr && (*job)->output_bytes() > core_.max_unary_bytes) {
+      return LimitReached(
+          "server.max_unary_message_bytes",
+          absl::StrCat("the answer has ", (*job)->output_bytes(), " bytes, the limit is ",
+                       core_.max_unary_bytes, "; use AttendStream"));
     }
+    if (resident.output == nullptr) {
+      response_.mutable_out()->resize(problem.q_elements() * SizeOf(problem.output_dtype));
+    }
+    if (problem.return_lse) response_.mutable_lse()->resize(problem.lse_elements() * sizeof(float));
+    const std::lock_guard lock(mutex_);
+    job_ = *std::move(job);
     for (std::uint32_t unit = 0; unit < job_->units().size(); ++unit) {
-      if (absl::Status status = Submit(request, unit); !status.ok()) return status;
+      if (absl::Status status = Gather(request, unit); !status.ok()) return status;
+      if (absl::Status status = SubmitReady(); !status.ok()) return status;
     }
     return absl::OkStatus();
   }
 
-  absl::Status Submit(const v1::AttendRequest& request, std::uint32_t index) {
+  // Takes in what travelled of a unit. With mutex_ held.
+  absl::Status Gather(const v1::AttendRequest& request, std::uint32_t index) {
     const Unit& unit = job_->units()[index];
     for (const auto& [piece, tensor, bytes] : {std::tuple(Piece::kQ, &request.q(), unit.q_bytes),
                                                std::tuple(Piece::kK, &request.k(), unit.k_bytes),
                                                std::tuple(Piece::kV, &request.v(), unit.v_bytes)}) {
       if (bytes == 0) continue;
-      const std::lock_guard lock(mutex_);
       absl::StatusOr<std::span<std::byte>> destination = job_->Receive(piece, index, 0, bytes);
       if (!destination.ok()) return destination.status();
       GatherPiece(RunsOf(job_->problem(), unit, piece),
@@ -118,15 +127,19 @@ class AttendCall final : public grpc::ServerUnaryReactor {
                   static_cast<std::int64_t>(bytes), destination->data());
       record_.PayloadReceived(bytes);
     }
-    std::optional<UnitWork> work;
-    {
-      const std::lock_guard lock(mutex_);
-      work = job_->TakeReadyUnit();
-      ++units_running_;
-    }
-    work->done = [this](UnitResult result) { UnitDone(std::move(result)); };
-    job_->engine().Submit(*std::move(work));
     return absl::OkStatus();
+  }
+
+  // Submits the units that can run. With mutex_ held.
+  absl::Status SubmitReady() {
+    while (true) {
+      absl::StatusOr<std::optional<UnitWork>> work = job_->TakeReadyUnit();
+      if (!work.ok()) return work.status();
+      if (!work->has_value()) return absl::OkStatus();
+      ++units_running_;
+      (*work)->done = [this](UnitResult result) { UnitDone(std::move(result)); };
+      job_->engine().Submit(**std::move(work));
+    }
   }
 
   void UnitDone(UnitResult result) {
@@ -136,9 +149,11 @@ class AttendCall final : public grpc::ServerUnaryReactor {
       status_.Update(result.status);
       if (result.status.ok()) {
         const Unit& unit = job_->units()[result.unit];
-        ScatterPiece(RunsOf(job_->problem(), unit, Piece::kOut), result.out.data(), 0,
-                     static_cast<std::int64_t>(unit.out_bytes),
-                     reinterpret_cast<std::byte*>(response_.mutable_out()->data()));
+        if (unit.out_bytes > 0) {
+          ScatterPiece(RunsOf(job_->problem(), unit, Piece::kOut), result.out.data(), 0,
+                       static_cast<std::int64_t>(unit.out_bytes),
+                       reinterpret_cast<std::byte*>(response_.mutable_out()->data()));
+        }
         if (unit.lse_bytes > 0) {
           ScatterPiece(RunsOf(job_->problem(), unit, Piece::kLse),
                        result.out.data() + unit.out_bytes, 0,
@@ -149,6 +164,7 @@ class AttendCall final : public grpc::ServerUnaryReactor {
       }
       result.out.Reset();
       job_->OutputSent(result.unit);
+      if (begun_ && status_.ok()) status_.Update(SubmitReady());
       finish = --units_running_ == 0 && begun_;
     }
     if (finish) End();

@@ -25,6 +25,46 @@ std::uint64_t PieceBytes(const Unit& unit, Piece piece) {
   return 0;
 }
 
+// The piece of a unit's payload that comes after `piece`.
+std::optional<Piece> After(Piece piece) {
+  switch (piece) {
+    case Piece::kQ:
+      return Piece::kK;
+    case Piece::kK:
+      return Piece::kV;
+    default:
+      return std::nullopt;
+  }
+}
+
+// Where a unit's heads and rows lie in a resident tensor, which is whole.
+StridedHeads<std::byte*> HeadsIn(const ResidentTensor& tensor, std::int64_t batch,
+                                 std::int64_t head, std::int64_t row) {
+  const TensorSpec& spec = tensor.spec();
+  const std::int64_t element = SizeOf(spec.dtype);
+  if (spec.layout == Layout::kHnd) {
+    const std::int64_t rows = (batch * spec.num_heads + head) * spec.seqlen + row;
+    return {tensor.data() + rows * spec.head_dim * element, spec.seqlen * spec.head_dim,
+            spec.head_dim};
+  }
+  const std::int64_t heads = (batch * spec.seqlen + row) * spec.num_heads + head;
+  return {tensor.data() + heads * spec.head_dim * element, spec.head_dim,
+          spec.num_heads * spec.head_dim};
+}
+
+ConstHeads ToConst(const StridedHeads<std::byte*>& heads) {
+  return {heads.data, heads.head_stride, heads.row_stride};
+}
+
+// What keeps resident operands in place while units run on them.
+struct Borrowed {
+  ResidentOperands operands;
+  std::optional<ResidentTensor::Access> output;
+};
+
+// Soon enough to find the other request ended.
+constexpr std::chrono::milliseconds kOutputRetryDelay{10};
+
 // A unit's piece is a packed tensor of its own in the request's layout.
 template <typename Pointer>
 StridedHeads<Pointer> PackedHeads(Pointer data, Layout layout, std::int64_t heads,
@@ -58,7 +98,12 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   if (absl::Status supported = device.backend().CheckSupported(spec.problem); !supported.ok()) {
     return supported;
   }
-  absl::StatusOr<std::vector<Unit>> units = PlanUnits(spec.problem, resources.plan_limits);
+  const Resident resident = {.q = spec.resident.q != nullptr,
+                             .k = spec.resident.k != nullptr,
+                             .v = spec.resident.v != nullptr,
+                             .out = spec.resident.output != nullptr};
+  absl::StatusOr<std::vector<Unit>> units =
+      PlanUnits(spec.problem, resources.plan_limits, resident);
   if (!units.ok()) return WithFieldPath(units.status(), "header.shape");
   std::unique_ptr<AttendJob> job(
       new AttendJob(spec, resources, device, *std::move(units), window_bytes));
@@ -70,12 +115,26 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   if (!ticket.ok()) return ticket.status();
   job->ticket_ = std::make_shared<const Admission::Ticket>(*std::move(ticket));
 
-  if (spec.make_mask) {
+  const auto borrowed = std::make_shared<Borrowed>(Borrowed{spec.resident, std::nullopt});
+  job->context_->borrowed = borrowed;
+  if (spec.resident.output != nullptr) {
+    std::optional<ResidentTensor::Access> access = ResidentTensor::TryWrite(spec.resident.output);
+    if (!access.has_value()) {
+      return WithRetryDelay(
+          LimitReached("header.output.handle", "another request writes or reads this tensor"),
+          kOutputRetryDelay);
+    }
+    borrowed->output.emplace(*std::move(access));
+  }
+  if (spec.resident.mask != nullptr) {
+    job->context_->mask = spec.resident.mask->mask();
+  } else if (spec.make_mask) {
     absl::StatusOr<BlockMask> mask = spec.make_mask();
     if (!mask.ok()) return mask.status();
-    job->context_->mask = *std::move(mask);
+    job->context_->mask = std::make_shared<SharedMask>(SharedMask{*std::move(mask), nullptr});
   }
-  job->block_density_ = MaskDensity(job->problem_, job->context_->mask);
+  const std::shared_ptr<SharedMask>& mask = job->context_->mask;
+  job->block_density_ = MaskDensity(job->problem_, mask == nullptr ? BlockMask() : mask->mask);
   return job;
 }
 
@@ -84,20 +143,32 @@ AttendJob::AttendJob(const JobSpec& spec, const JobResources& resources, Device&
     : resources_(resources),
       device_(device),
       problem_(spec.problem),
+      resident_(spec.resident),
       mask_bytes_(spec.mask_bytes),
       request_id_(spec.request_id),
       units_(std::move(units)),
       context_(std::make_shared<RequestContext>()),
       group_unsent_(units_.size(), 0) {
   context_->deadline = spec.deadline;
-  std::uint64_t largest = 0;
   for (const Unit& unit : units_) {
-    largest = std::max(largest, unit.payload_bytes());
     payload_bytes_ += unit.payload_bytes();
     output_bytes_ += unit.out_bytes + unit.lse_bytes;
     ++group_unsent_[unit.kv_unit];
   }
-  window_bytes_ = std::max(largest, std::min(window_bytes, payload_bytes_));
+  std::uint64_t largest = 0;
+  std::uint64_t total = 0;
+  for (const Unit& unit : units_) {
+    largest = std::max(largest, FlowBytes(unit));
+    total += FlowBytes(unit);
+  }
+  window_bytes_ = std::max(largest, std::min(window_bytes, total));
+  SkipResident();
+}
+
+std::uint64_t AttendJob::FlowBytes(const Unit& unit) const {
+  if (payload_bytes_ > 0) return unit.payload_bytes();
+  return unit.kv_head_count * problem_.group_size() * unit.q_count * problem_.head_dim *
+         SizeOf(problem_.dtype);
 }
 
 AttendJob::Cost AttendJob::HostCost(const Unit& unit) const {
@@ -110,7 +181,9 @@ AttendJob::Cost AttendJob::DeviceCost(const Unit& unit) const {
   const AttendTask task = MakeTask(unit);
   Cost cost = {.own = SlabPool::RoundUp(device_.backend().AttendWorkspaceBytes({&task, 1})),
                .kv = 0};
-  if (unit.k_bytes > 0) cost.kv = SlabPool::RoundUp(device_.backend().PreparedKvBytes(task.kv));
+  if (unit.q_begin == 0 && KeptKv(unit) == nullptr) {
+    cost.kv = SlabPool::RoundUp(device_.backend().PreparedKvBytes(task.kv));
+  }
   if (!device_.backend().info().unified_memory) {
     const Cost copies = HostCost(unit);
     cost.own += copies.own;
@@ -124,18 +197,18 @@ std::uint64_t AttendJob::PeakCost(Cost (AttendJob::*cost)(const Unit&) const) co
   // Their KV groups are held until the last unit of each group has been answered.
   std::uint64_t peak = 0;
   std::uint64_t held = 0;
-  std::uint64_t payload = 0;  // of units first .. last - 1
+  std::uint64_t flow = 0;  // of units first .. last - 1
   std::uint32_t first = 0;
   for (std::uint32_t last = 0; last < units_.size(); ++last) {
-    for (; payload >= window_bytes_; ++first) {
+    for (; flow >= window_bytes_; ++first) {
       held -= (this->*cost)(units_[first]).own;
       if (LastOfGroup(first)) held -= (this->*cost)(units_[units_[first].kv_unit]).kv;
-      payload -= units_[first].payload_bytes();
+      flow -= FlowBytes(units_[first]);
     }
     const Cost added = (this->*cost)(units_[last]);
     held += added.own + added.kv;
     peak = std::max(peak, held);
-    payload += units_[last].payload_bytes();
+    flow += FlowBytes(units_[last]);
   }
   return peak;
 }
@@ -154,7 +227,14 @@ KvTask AttendJob::MakeKvTask(const Unit& unit) const {
   task.k = PackedHeads<const void*>(nullptr, problem_.layout, unit.kv_head_count, problem_.seqlen_k,
                                     problem_.head_dim);
   task.v = task.k;
+  if (resident_.k) task.k = ToConst(HeadsIn(*resident_.k, unit.batch, unit.kv_head_begin, 0));
+  if (resident_.v) task.v = ToConst(HeadsIn(*resident_.v, unit.batch, unit.kv_head_begin, 0));
   return task;
+}
+
+std::shared_ptr<KvGroup> AttendJob::KeptKv(const Unit& unit) const {
+  if (resident_.k == nullptr || resident_.v == nullptr) return nullptr;
+  return resident_.k->KeptKv(resident_.v, MakeKvTask(unit), unit.batch, unit.kv_head_begin);
 }
 
 AttendTask AttendJob::MakeTask(const Unit& unit) const {
@@ -171,16 +251,34 @@ AttendTask AttendJob::MakeTask(const Unit& unit) const {
   task.out = PackedHeads<void*>(nullptr, problem_.layout, task.num_heads_q, unit.q_count,
                                 problem_.head_dim);
   task.output_dtype = problem_.output_dtype;
-  if (!context_->mask.full()) {
-    task.mask = context_->mask.View(unit.batch, unit.kv_head_begin * problem_.group_size());
+  const std::int64_t head_q = unit.kv_head_begin * problem_.group_size();
+  if (resident_.q) task.q = ToConst(HeadsIn(*resident_.q, unit.batch, head_q, unit.q_begin));
+  if (resident_.output) {
+    const auto heads = HeadsIn(*resident_.output, unit.batch, head_q, unit.q_begin);
+    task.out = {heads.data, heads.head_stride, heads.row_stride};
+  }
+  if (context_->mask != nullptr) {
+    task.mask = context_->mask->mask.View(unit.batch, head_q);
   }
   return task;
 }
 
-bool AttendJob::CanReceive() const {
-  if (payload_complete() || slabs_acquired_) return true;
-  const Cost cost = HostCost(units_[next_unit_]);
+bool AttendJob::HasRoom() const {
+  if (slabs_acquired_) return true;
+  const Unit& unit = units_[next_unit_];
+  if (payload_bytes_ == 0 && flow_bytes_held_ >= window_bytes_) return false;
+  const Cost cost = HostCost(unit);
   return host_bytes_held_ + cost.own + cost.kv + mask_bytes_ <= ticket_->host.amount();
+}
+
+bool AttendJob::CanReceive() const {
+  return payload_complete() || (next_piece_.has_value() && HasRoom());
+}
+
+void AttendJob::SkipResident() {
+  while (next_piece_.has_value() && PieceBytes(units_[next_unit_], *next_piece_) == 0) {
+    next_piece_ = After(*next_piece_);
+  }
 }
 
 absl::Status AttendJob::AcquireSlabs() {
@@ -189,21 +287,25 @@ absl::Status AttendJob::AcquireSlabs() {
   if (!q.ok()) return q.status();
   absl::StatusOr<Slab> out = resources_.host_pool.Acquire(unit.out_bytes + unit.lse_bytes);
   if (!out.ok()) return out.status();
-  if (unit.k_bytes > 0) {
+  if (unit.q_begin == 0) {
     absl::StatusOr<Slab> kv = resources_.host_pool.Acquire(unit.k_bytes + unit.v_bytes);
     if (!kv.ok()) return kv.status();
-    kv_ = std::make_shared<KvGroup>();
-    kv_->task = MakeKvTask(unit);
-    kv_->host = *std::move(kv);
-    kv_->k_bytes = unit.k_bytes;
-    kv_->v_bytes = unit.v_bytes;
-    kv_->task.k.data = kv_->host.data();
-    kv_->task.v.data = kv_->host.data() + unit.k_bytes;
+    kv_ = KeptKv(unit);
+    if (kv_ == nullptr) {
+      kv_ = std::make_shared<KvGroup>();
+      kv_->task = MakeKvTask(unit);
+      kv_->host = *std::move(kv);
+      kv_->k_bytes = unit.k_bytes;
+      kv_->v_bytes = unit.v_bytes;
+      if (unit.k_bytes > 0) kv_->task.k.data = kv_->host.data();
+      if (unit.v_bytes > 0) kv_->task.v.data = kv_->host.data() + unit.k_bytes;
+    }
   }
   q_ = *std::move(q);
   out_ = *std::move(out);
   const Cost cost = HostCost(unit);
   host_bytes_held_ += cost.own + cost.kv;
+  flow_bytes_held_ += FlowBytes(unit);
   slabs_acquired_ = true;
   return absl::OkStatus();
 }
@@ -215,9 +317,10 @@ absl::StatusOr<std::span<std::byte>> AttendJob::Receive(Piece piece, std::uint32
                                               unit, " after the whole payload"));
   }
   if (unit != next_unit_ || piece != next_piece_ || offset != next_offset_) {
+    const char* const next = next_piece_.has_value() ? Name(*next_piece_) : "nothing";
     return InvalidField("chunk", absl::StrCat("got ", Name(piece), " of unit ", unit, " at offset ",
-                                              offset, "; next is ", Name(next_piece_), " of unit ",
-                                              next_unit_, " at offset ", next_offset_));
+                                              offset, "; next is ", next, " of unit ", next_unit_,
+                                              " at offset ", next_offset_));
   }
   const Unit& current = units_[unit];
   const std::uint64_t piece_bytes = PieceBytes(current, piece);
@@ -246,45 +349,50 @@ absl::StatusOr<std::span<std::byte>> AttendJob::Receive(Piece piece, std::uint32
   }
   const std::span<std::byte> destination(base + offset, size);
 
-  // Step to what comes next: the rest of this piece, the next piece, the next unit.
+  // Step to what comes next: the rest of this piece, or the next piece.
   received_bytes_ += size;
   next_offset_ += size;
   if (next_offset_ < piece_bytes) return destination;
   next_offset_ = 0;
-  if (piece == Piece::kQ && current.k_bytes > 0) {
-    next_piece_ = Piece::kK;
-  } else if (piece == Piece::kK) {
-    next_piece_ = Piece::kV;
-  } else {
-    next_piece_ = Piece::kQ;
-    UnitWork work;
-    work.unit = unit;
-    work.task = MakeTask(current);
-    work.task.q.data = q_.data();
-    work.task.out.data = out_.data();
-    if (current.lse_bytes > 0) {
-      work.task.lse = reinterpret_cast<float*>(out_.data() + current.out_bytes);
-    }
-    work.q = std::move(q_);
-    work.out = std::move(out_);
-    work.q_bytes = current.q_bytes;
-    work.out_bytes = current.out_bytes + current.lse_bytes;
-    work.carries_kv = current.k_bytes > 0;
-    work.kv = kv_;
-    work.request = context_;
-    if (LastOfGroup(unit)) kv_.reset();
-    ready_ = std::move(work);
-    slabs_acquired_ = false;
-    ++next_unit_;
-  }
+  next_piece_ = After(piece);
+  SkipResident();
   return destination;
 }
 
-std::optional<UnitWork> AttendJob::TakeReadyUnit() { return std::exchange(ready_, std::nullopt); }
+absl::StatusOr<std::optional<UnitWork>> AttendJob::TakeReadyUnit() {
+  if (next_unit_ == units_.size() || next_piece_.has_value() || !HasRoom()) return std::nullopt;
+  if (!slabs_acquired_) {
+    if (absl::Status status = AcquireSlabs(); !status.ok()) return status;
+  }
+  const Unit& unit = units_[next_unit_];
+  UnitWork work;
+  work.unit = next_unit_;
+  work.task = MakeTask(unit);
+  if (resident_.q == nullptr) work.task.q.data = q_.data();
+  if (resident_.output == nullptr) work.task.out.data = out_.data();
+  if (unit.lse_bytes > 0) {
+    work.task.lse = reinterpret_cast<float*>(out_.data() + unit.out_bytes);
+  }
+  work.q = std::move(q_);
+  work.out = std::move(out_);
+  work.q_bytes = unit.q_bytes;
+  work.out_bytes = unit.out_bytes + unit.lse_bytes;
+  work.out_is_resident = resident_.output != nullptr;
+  work.kv = kv_;
+  work.request = context_;
+  if (LastOfGroup(next_unit_)) kv_.reset();
+  slabs_acquired_ = false;
+  if (++next_unit_ < units_.size()) {
+    next_piece_ = Piece::kQ;
+    SkipResident();
+  }
+  return work;
+}
 
 void AttendJob::OutputSent(std::uint32_t unit) {
   const Unit& sent = units_[unit];
   host_bytes_held_ -= HostCost(sent).own;
+  flow_bytes_held_ -= FlowBytes(sent);
   if (--group_unsent_[sent.kv_unit] == 0) host_bytes_held_ -= HostCost(units_[sent.kv_unit]).kv;
   ++units_sent_;
 }

@@ -22,6 +22,7 @@
 #include "server/admission.h"
 #include "server/device.h"
 #include "server/engine.h"
+#include "server/resident_tensor.h"
 #include "server/unit_plan.h"
 
 namespace sage::server {
@@ -29,6 +30,7 @@ namespace sage::server {
 // A checked request: what the codec makes of a header.
 struct JobSpec {
   AttentionProblem problem;
+  ResidentOperands resident;  // of the problem's shapes, types and layout
   // Bytes of the packed mask, 0 for none, and what builds it: called once these bytes are reserved.
   std::uint64_t mask_bytes = 0;
   std::function<absl::StatusOr<BlockMask>()> make_mask;
@@ -49,20 +51,23 @@ struct JobResources {
 
 class AttendJob {
  public:
-  // Plans and reserves, for a run on `device`, which outlives the job. `window_bytes` is what a
-  // client may be ahead of its answers; the job's own window is never smaller than its largest
-  // unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no kernel), FAILED_PRECONDITION (can never fit),
-  // RESOURCE_EXHAUSTED (does not fit now).
+  // Plans and reserves, for a run on `device`, which outlives the job and holds its resident
+  // operands. `window_bytes` is what a client may be ahead of its answers; the job's own window is
+  // never smaller than its largest unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no kernel),
+  // FAILED_PRECONDITION (can never fit), RESOURCE_EXHAUSTED (does not fit now, or its resident
+  // output is in use).
   static absl::StatusOr<std::unique_ptr<AttendJob>> Create(JobSpec spec,
                                                            const JobResources& resources,
                                                            Device& device,
                                                            std::uint64_t window_bytes);
 
   const AttentionProblem& problem() const { return problem_; }
+  const ResidentOperands& resident() const { return resident_; }
   const std::string& request_id() const { return request_id_; }
   Engine& engine() const { return device_.engine(); }  // takes the job's units
   const std::vector<Unit>& units() const { return units_; }
-  std::uint64_t window_bytes() const { return window_bytes_; }
+  // Of payload; 0 where there is none.
+  std::uint64_t window_bytes() const { return payload_bytes_ > 0 ? window_bytes_ : 0; }
   double block_density() const { return block_density_; }
   const std::shared_ptr<RequestContext>& context() const { return context_; }
   // What the job reserved; to be held as long as any of its slabs.
@@ -75,8 +80,8 @@ class AttendJob {
   bool done() const { return units_sent_ == units_.size(); }
   std::uint64_t output_bytes() const { return output_bytes_; }
 
-  // Whether memory for the next payload byte can be had within the job's reservation. A client that
-  // keeps to its window never sees this false.
+  // Whether memory for the next payload byte can be had within the job's reservation, units that
+  // are ready having been taken. A client that keeps to its window never sees this false.
   bool CanReceive() const;
 
   // Where the next chunk goes: `size` bytes. INVALID_ARGUMENT where it is not exactly what comes
@@ -86,11 +91,12 @@ class AttendJob {
   absl::StatusOr<std::span<std::byte>> Receive(Piece piece, std::uint32_t unit,
                                                std::uint64_t offset, std::uint64_t size);
 
-  // The unit that the last Receive() made complete, if it did; the caller sets `done` and submits
-  // it.
-  std::optional<UnitWork> TakeReadyUnit();
+  // The next unit, if all its payload has come and memory for it can be had; the caller sets `done`
+  // and submits it. To be called until there is none, at the start, after Receive() and after
+  // OutputSent(). Fails as Receive() does.
+  absl::StatusOr<std::optional<UnitWork>> TakeReadyUnit();
 
-  // The unit's output has left, and its slab is back in the pool.
+  // The unit's output has left, and its slab is back in the pool. Units without output, too.
   void OutputSent(std::uint32_t unit);
 
  private:
@@ -105,16 +111,25 @@ class AttendJob {
 
   Cost HostCost(const Unit& unit) const;
   Cost DeviceCost(const Unit& unit) const;
+  // What counts against the window: payload, or where none travels, the size of the queries.
+  std::uint64_t FlowBytes(const Unit& unit) const;
+  // Tasks point to what is resident; pointers to what travels are still null.
   KvTask MakeKvTask(const Unit& unit) const;
   AttendTask MakeTask(const Unit& unit) const;
+  // The group that resident k and v keep prepared for the unit, if they do.
+  std::shared_ptr<KvGroup> KeptKv(const Unit& unit) const;
   // Largest memory that units whose payload fits the window can hold at once.
   std::uint64_t PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const;
   bool LastOfGroup(std::uint32_t unit) const;
+  bool HasRoom() const;  // for the next unit
   absl::Status AcquireSlabs();
+  // Moves next_piece_ on to the first piece, from here on, that travels with the next unit.
+  void SkipResident();
 
   const JobResources& resources_;
   Device& device_;
   const AttentionProblem problem_;
+  const ResidentOperands resident_;
   const std::uint64_t mask_bytes_;
   const std::string request_id_;
   const std::vector<Unit> units_;
@@ -127,16 +142,16 @@ class AttendJob {
 
   // Receiving: the unit and piece that come next, and the slabs they go into.
   std::uint32_t next_unit_ = 0;
-  Piece next_piece_ = Piece::kQ;
+  std::optional<Piece> next_piece_ = Piece::kQ;  // nothing: all of the unit is here
   std::uint64_t next_offset_ = 0;
   Slab q_;
   Slab out_;
   std::shared_ptr<KvGroup> kv_;
   bool slabs_acquired_ = false;
-  std::optional<UnitWork> ready_;
 
   std::uint64_t received_bytes_ = 0;
   std::uint64_t host_bytes_held_ = 0;        // of units acquired and not yet sent
+  std::uint64_t flow_bytes_held_ = 0;        // likewise
   std::vector<std::uint32_t> group_unsent_;  // by carrier: units whose output has not left
   std::size_t units_sent_ = 0;
 };

@@ -123,6 +123,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     std::unique_lock lock(mutex_);
     if (finished_) return;
     change();
+    if (!status_.has_value()) Fail(SubmitReady());
     if (!status_.has_value()) {
       Write();
       Read();
@@ -224,10 +225,18 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
       }
     }
     record_.PayloadReceived(data.size);
-    if (std::optional<UnitWork> work = job_->TakeReadyUnit()) {
+    return absl::OkStatus();
+  }
+
+  // Submits the units whose payload is here and which have room.
+  absl::Status SubmitReady() {
+    while (job_ != nullptr) {
+      absl::StatusOr<std::optional<UnitWork>> work = job_->TakeReadyUnit();
+      if (!work.ok()) return work.status();
+      if (!work->has_value()) break;
       ++units_running_;
-      work->done = [this](UnitResult result) { UnitDone(std::move(result)); };
-      job_->engine().Submit(*std::move(work));
+      (*work)->done = [this](UnitResult result) { UnitDone(std::move(result)); };
+      job_->engine().Submit(**std::move(work));
     }
     return absl::OkStatus();
   }
@@ -239,6 +248,10 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
       Fail(result.status);
       if (status_.has_value()) return;
       record_.UnitDone(result.timings);
+      if (!result.out) {
+        job_->OutputSent(result.unit);  // it is resident
+        return;
+      }
       sending_.push_back({result.unit,
                           std::make_shared<Output>(Output{job_->ticket(), std::move(result.out)}),
                           0});

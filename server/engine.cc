@@ -31,6 +31,7 @@ void Finish(UnitWork& work, UnitResult result) {
   // Give input memory back before the result is seen, so that whoever sees it can count on it.
   work.q.Reset();
   work.kv.reset();
+  work.request.reset();
   auto done = std::move(work.done);
   done(std::move(result));
 }
@@ -181,10 +182,8 @@ absl::Status Engine::Issue(Lane& lane) {
   Stream& stream = *lane.stream;
   absl::Status status = stream.Record(*lane.events[0]);
 
-  std::vector<void*> device_outs(lane.works.size(), nullptr);
   for (std::size_t i = 0; i < lane.works.size() && !unified && status.ok(); ++i) {
     status = CopyIn(lane, lane.works[i]);
-    device_outs[i] = lane.works[i].task.out.data;
   }
   if (status.ok()) status = stream.Record(*lane.events[1]);
 
@@ -208,38 +207,46 @@ absl::Status Engine::Issue(Lane& lane) {
 
   for (std::size_t i = 0; i < lane.works.size() && !unified && status.ok(); ++i) {
     const UnitWork& work = lane.works[i];
-    status = stream.CopyToHost(work.out.data(), device_outs[i], work.out_bytes);
+    if (work.out_bytes == 0) continue;
+    status = stream.CopyToHost(work.out.data(), lane.device_outs[i], work.out_bytes);
   }
   if (status.ok()) status = stream.Record(*lane.events[4]);
   return status;
 }
 
+absl::Status Engine::CopyMask(Lane& lane, UnitWork& work) {
+  Stream& stream = *lane.stream;
+  SharedMask& shared = *work.request->mask;
+  const std::span<const std::uint8_t> bits = shared.mask.bits();
+  if (shared.device == nullptr) {
+    absl::StatusOr<Slab> slab = device_pool_.Acquire(bits.size());
+    if (!slab.ok()) return slab.status();
+    absl::StatusOr<std::unique_ptr<Event>> ready = backend_.CreateEvent();
+    if (!ready.ok()) return ready.status();
+    auto copy = std::make_shared<DeviceCopy>(DeviceCopy{*std::move(slab), *std::move(ready)});
+    lane.copies.push_back(copy);
+    absl::Status status = stream.CopyToDevice(copy->slab.data(), bits.data(), bits.size());
+    if (status.ok()) status = stream.Record(*copy->ready);
+    if (!status.ok()) return status;
+    shared.device = std::move(copy);
+  } else {
+    lane.copies.push_back(shared.device);
+    if (absl::Status status = stream.Wait(*shared.device->ready); !status.ok()) return status;
+  }
+  work.task.mask.bits = reinterpret_cast<const std::uint8_t*>(shared.device->slab.data()) +
+                        (work.task.mask.bits - bits.data());
+  return absl::OkStatus();
+}
+
 absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
   Stream& stream = *lane.stream;
-  // The request's mask, with its first unit.
-  RequestContext& request = *work.request;
-  if (!request.mask.full()) {
-    if (!request.device_mask.ready) {
-      const std::span<const std::uint8_t> bits = request.mask.bits();
-      absl::StatusOr<Slab> slab = device_pool_.Acquire(bits.size());
-      if (!slab.ok()) return slab.status();
-      absl::StatusOr<std::unique_ptr<Event>> ready = backend_.CreateEvent();
-      if (!ready.ok()) return ready.status();
-      request.device_mask = {*std::move(slab), *std::move(ready)};
-      absl::Status status =
-          stream.CopyToDevice(request.device_mask.slab.data(), bits.data(), bits.size());
-      if (status.ok()) status = stream.Record(*request.device_mask.ready);
-      if (!status.ok()) return status;
-    } else if (absl::Status status = stream.Wait(*request.device_mask.ready); !status.ok()) {
-      return status;
-    }
-    work.task.mask.bits = reinterpret_cast<const std::uint8_t*>(request.device_mask.slab.data()) +
-                          (work.task.mask.bits - request.mask.bits().data());
+  if (work.request->mask != nullptr) {
+    if (absl::Status status = CopyMask(lane, work); !status.ok()) return status;
   }
 
-  // Keys and values, with the unit that carries them.
+  // Keys and values that travelled, with the first unit that reads them.
   KvGroup& kv = *work.kv;
-  if (work.carries_kv) {
+  if (kv.host && !kv.device) {
     absl::StatusOr<Slab> slab = device_pool_.Acquire(kv.k_bytes + kv.v_bytes);
     if (!slab.ok()) return slab.status();
     kv.device = *std::move(slab);
@@ -248,8 +255,8 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
         !status.ok()) {
       return status;
     }
-    kv.task.k.data = device;
-    kv.task.v.data = device + kv.k_bytes;
+    if (kv.k_bytes > 0) kv.task.k.data = device;
+    if (kv.v_bytes > 0) kv.task.v.data = device + kv.k_bytes;
   }
 
   // Queries, and room for the output.
@@ -257,16 +264,19 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
   if (!q.ok()) return q.status();
   absl::StatusOr<Slab> out = device_pool_.Acquire(work.out_bytes);
   if (!out.ok()) return out.status();
-  if (absl::Status status = stream.CopyToDevice(q->data(), work.q.data(), work.q_bytes);
-      !status.ok()) {
-    return status;
+  if (work.q_bytes > 0) {
+    if (absl::Status status = stream.CopyToDevice(q->data(), work.q.data(), work.q_bytes);
+        !status.ok()) {
+      return status;
+    }
+    work.task.q.data = q->data();
   }
-  work.task.q.data = q->data();
   if (work.task.lse != nullptr) {
     const std::ptrdiff_t lse_offset = reinterpret_cast<std::byte*>(work.task.lse) - work.out.data();
     work.task.lse = reinterpret_cast<float*>(out->data() + lse_offset);
   }
-  work.task.out.data = out->data();
+  if (!work.out_is_resident) work.task.out.data = out->data();
+  lane.device_outs.push_back(out->data());
   lane.slabs.push_back(*std::move(q));
   lane.slabs.push_back(*std::move(out));
   return absl::OkStatus();
@@ -275,23 +285,24 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
 absl::Status Engine::Prepare(Lane& lane, UnitWork& work) {
   Stream& stream = *lane.stream;
   KvGroup& kv = *work.kv;
-  absl::Status status;
-  if (work.carries_kv) {
+  if (kv.prepared == nullptr) {
     absl::StatusOr<Slab> slab = device_pool_.Acquire(backend_.PreparedKvBytes(kv.task));
     if (!slab.ok()) return slab.status();
     absl::StatusOr<std::unique_ptr<Event>> ready = backend_.CreateEvent();
     if (!ready.ok()) return ready.status();
-    kv.prepared = {*std::move(slab), *std::move(ready)};
-    status = stream.PrepareKv(kv.task, kv.prepared.slab.data());
-    if (status.ok()) status = stream.Record(*kv.prepared.ready);
-  } else if (kv.prepared.ready) {
-    status = stream.Wait(*kv.prepared.ready);
+    auto prepared = std::make_shared<DeviceCopy>(DeviceCopy{*std::move(slab), *std::move(ready)});
+    lane.copies.push_back(prepared);
+    absl::Status status = stream.PrepareKv(kv.task, prepared->slab.data());
+    if (status.ok()) status = stream.Record(*prepared->ready);
+    if (!status.ok()) return status;
+    kv.prepared = std::move(prepared);
   } else {
-    status = absl::InternalError("the unit that carries k and v did not run");
+    lane.copies.push_back(kv.prepared);
+    if (absl::Status status = stream.Wait(*kv.prepared->ready); !status.ok()) return status;
   }
   work.task.kv = kv.task;
-  work.task.prepared_kv = kv.prepared.slab.data();
-  return status;
+  work.task.prepared_kv = kv.prepared->slab.data();
+  return absl::OkStatus();
 }
 
 void Engine::Complete(Lane& lane, absl::Status status) {
@@ -306,9 +317,18 @@ void Engine::Complete(Lane& lane, absl::Status status) {
     }
   }
 
+  // What a failed launch should have filled for others may be anything: they start over.
+  for (const UnitWork& work : lane.works) {
+    if (status.ok()) break;
+    work.kv->prepared.reset();
+    if (work.request->mask != nullptr) work.request->mask->device.reset();
+  }
+
   // The launch is over: its memory goes back before the results are seen, and the lane is free
   // again.
   lane.slabs.clear();
+  lane.copies.clear();
+  lane.device_outs.clear();
   std::vector<UnitWork> works = std::move(lane.works);
   lane.works.clear();
   lane.busy = false;

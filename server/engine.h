@@ -29,30 +29,37 @@
 
 namespace sage::server {
 
-// Device memory that one unit fills and later units read.
+// Device memory that one unit fills and later units read, of this request or of others.
 struct DeviceCopy {
   Slab slab;
   std::unique_ptr<Event> ready;  // recorded behind what fills the slab
 };
 
-// What the units of one request share. Made by the job, device parts filled in by the engine.
-struct RequestContext {
+// A mask of one request, or a resident one that many share.
+struct SharedMask {
   BlockMask mask;
-  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
-  std::atomic<bool> cancelled = false;
-
-  DeviceCopy device_mask;  // engine thread only
+  std::shared_ptr<DeviceCopy> device;  // engine thread only; null until a unit has copied it
 };
 
-// Keys and values of some heads, shared by the units whose queries read them.
+// What the units of one request share.
+struct RequestContext {
+  std::shared_ptr<SharedMask> mask;      // null: every block
+  std::shared_ptr<const void> borrowed;  // what the units point into; for as long as they run
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  std::atomic<bool> cancelled = false;
+};
+
+// Keys and values of some heads, shared by the units whose queries read them: those of one request,
+// or, where k and v are resident, those of many. What travelled lies in `host`; `task` points there
+// until the engine has moved it to the device. What is resident is pointed to where it is.
 struct KvGroup {
-  KvTask task;  // k and v point into `host` until the engine moves them to the device
-  Slab host;    // k, then v
-  std::uint64_t k_bytes = 0;
+  KvTask task;
+  Slab host;                  // k, then v, of those that travelled
+  std::uint64_t k_bytes = 0;  // in `host`
   std::uint64_t v_bytes = 0;
 
-  Slab device;          // engine thread only
-  DeviceCopy prepared;  // engine thread only
+  Slab device;                           // engine thread only
+  std::shared_ptr<DeviceCopy> prepared;  // engine thread only; null until a unit has prepared it
 };
 
 // Device seconds of a unit by stage; a launch's time is split among its units by their work.
@@ -71,15 +78,16 @@ struct UnitResult {
   UnitTimings timings;
 };
 
-// One unit, ready to run. `task.q`, `task.out` and `task.lse` point into the host slabs.
+// One unit, ready to run. `task.q`, `task.out` and `task.lse` point into the host slabs, or into
+// device memory where q or the output is resident.
 struct UnitWork {
   std::uint32_t unit = 0;
   AttendTask task;
-  Slab q;
-  Slab out;
-  std::uint64_t q_bytes = 0;
-  std::uint64_t out_bytes = 0;  // lse included
-  bool carries_kv = false;
+  Slab q;                       // empty where q is resident
+  Slab out;                     // what travels back: output unless resident, then lse
+  std::uint64_t q_bytes = 0;    // in `q`
+  std::uint64_t out_bytes = 0;  // in `out`
+  bool out_is_resident = false;
   std::shared_ptr<KvGroup> kv;
   std::shared_ptr<RequestContext> request;
   // Called once, on the engine's thread; must not block.
@@ -104,7 +112,7 @@ class Engine {
                                                         const EngineOptions& options);
   ~Engine();
 
-  // Units of one KV group are submitted in order, the one that carries k and v first.
+  // The first unit of a KV group to run copies and prepares it for the others.
   void Submit(UnitWork work);
 
   // Ends all units of `request` that are not running yet with CANCELLED, and soon.
@@ -123,7 +131,9 @@ class Engine {
 
     // The launch.
     std::vector<UnitWork> works;
-    std::vector<Slab> slabs;  // device inputs, outputs and workspace
+    std::vector<Slab> slabs;                          // device inputs, outputs and workspace
+    std::vector<std::byte*> device_outs;              // what is copied out, a unit each
+    std::vector<std::shared_ptr<DeviceCopy>> copies;  // masks and prepared keys that it reads
     absl::Status issue_status;
     std::optional<absl::Status> finished;  // set by the backend's callback; guarded by mutex_
   };
@@ -136,6 +146,7 @@ class Engine {
   void Launch(Lane& lane, std::vector<UnitWork> works);
   absl::Status Issue(Lane& lane);
   absl::Status CopyIn(Lane& lane, UnitWork& work);
+  absl::Status CopyMask(Lane& lane, UnitWork& work);
   absl::Status Prepare(Lane& lane, UnitWork& work);
   void Complete(Lane& lane, absl::Status status);
 

@@ -18,35 +18,50 @@ struct Cut {
   }
 };
 
+// Query rows of a unit whose queries, `row_bytes` a row, stay within `unit_bytes`: ranges of equal
+// length, so that the last one is not a sliver.
+std::int64_t QueryRows(const AttentionProblem& p, std::uint64_t row_bytes,
+                       std::uint64_t unit_bytes) {
+  const std::int64_t tiles = std::max<std::int64_t>(1, unit_bytes / row_bytes / kBlockM);
+  const std::int64_t ranges = CeilDiv(p.tiles_q(), tiles);
+  return std::min(p.seqlen_q, CeilDiv(p.tiles_q(), ranges) * kBlockM);
+}
+
 // The largest cut whose units stay within `unit_bytes`, whole heads before query ranges.
-Cut CutFor(const AttentionProblem& p, std::uint64_t unit_bytes) {
+Cut CutFor(const AttentionProblem& p, std::uint64_t unit_bytes, Resident resident) {
   const std::uint64_t element = SizeOf(p.dtype);
   const std::uint64_t q_row_bytes = p.group_size() * p.head_dim * element;
-  const std::uint64_t head_bytes = q_row_bytes * p.seqlen_q + 2 * p.seqlen_k * p.head_dim * element;
-  Cut cut;
-  if (head_bytes <= unit_bytes) {
-    cut.kv_heads = std::min<std::int64_t>(p.num_heads_kv, unit_bytes / head_bytes);
-    cut.q_rows = p.seqlen_q;
-  } else {
-    const std::int64_t tiles = std::max<std::int64_t>(1, unit_bytes / q_row_bytes / kBlockM);
-    // Ranges of equal length, so that the last one is not a sliver.
-    const std::int64_t ranges = CeilDiv(p.tiles_q(), tiles);
-    cut.q_rows = std::min(p.seqlen_q, CeilDiv(p.tiles_q(), ranges) * kBlockM);
+  const std::uint64_t kv_head_bytes = p.seqlen_k * p.head_dim * element;
+  if (resident.k && resident.v) {
+    const std::int64_t kv_heads = KvHeadsPerUnit(p.num_heads_kv, kv_head_bytes, unit_bytes);
+    return {.kv_heads = kv_heads, .q_rows = QueryRows(p, kv_heads * q_row_bytes, unit_bytes)};
   }
-  return cut;
+  const std::uint64_t head_bytes = q_row_bytes * p.seqlen_q + 2 * kv_head_bytes;
+  if (head_bytes <= unit_bytes) {
+    return {.kv_heads = std::min<std::int64_t>(p.num_heads_kv, unit_bytes / head_bytes),
+            .q_rows = p.seqlen_q};
+  }
+  return {.kv_heads = 1, .q_rows = QueryRows(p, q_row_bytes, unit_bytes)};
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const PlanLimits& limits) {
+std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,
+                            std::uint64_t unit_bytes) {
+  const std::uint64_t fitting = std::max<std::uint64_t>(1, unit_bytes / (2 * head_bytes));
+  return static_cast<std::int64_t>(std::min(static_cast<std::uint64_t>(num_heads_kv), fitting));
+}
+
+absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const PlanLimits& limits,
+                                            Resident resident) {
   if (static_cast<std::uint64_t>(p.batch) > limits.max_units) {
     return absl::InvalidArgumentError(
         absl::StrCat("batch: got ", p.batch, ", allowed at most ", limits.max_units));
   }
   std::uint64_t unit_bytes = limits.unit_bytes;
-  Cut cut = CutFor(p, unit_bytes);
+  Cut cut = CutFor(p, unit_bytes, resident);
   // Ends: a unit may grow to a whole batch entry, of which there are few enough.
-  while (cut.units(p) > limits.max_units) cut = CutFor(p, unit_bytes *= 2);
+  while (cut.units(p) > limits.max_units) cut = CutFor(p, unit_bytes *= 2, resident);
 
   const std::uint64_t kv_head_bytes = p.seqlen_k * p.head_dim * SizeOf(p.dtype);
   std::vector<Unit> units;
@@ -63,10 +78,11 @@ absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const Pla
         unit.q_count = std::min(cut.q_rows, p.seqlen_q - q);
         unit.kv_unit = carrier;
         const std::uint64_t rows = unit.kv_head_count * p.group_size() * unit.q_count;
-        unit.q_bytes = rows * p.head_dim * SizeOf(p.dtype);
-        unit.out_bytes = rows * p.head_dim * SizeOf(p.output_dtype);
-        unit.lse_bytes = p.return_lse ? rows * sizeof(float) : 0;
-        if (q == 0) unit.k_bytes = unit.v_bytes = unit.kv_head_count * kv_head_bytes;
+        if (!resident.q) unit.q_bytes = rows * p.head_dim * SizeOf(p.dtype);
+        if (!resident.out) unit.out_bytes = rows * p.head_dim * SizeOf(p.output_dtype);
+        if (p.return_lse) unit.lse_bytes = rows * sizeof(float);
+        if (q == 0 && !resident.k) unit.k_bytes = unit.kv_head_count * kv_head_bytes;
+        if (q == 0 && !resident.v) unit.v_bytes = unit.kv_head_count * kv_head_bytes;
         units.push_back(unit);
       }
     }

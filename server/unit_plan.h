@@ -10,8 +10,16 @@
 
 namespace sage::server {
 
+// Tensors of a request that stay at the server, so that they do not travel with it.
+struct Resident {
+  bool q = false;
+  bool k = false;
+  bool v = false;
+  bool out = false;
+};
+
 // Some KV heads of one batch entry and a range of the queries that read them. Units that share KV
-// heads follow one another; the first of them carries k and v.
+// heads follow one another; the first of them carries what travels of k and v.
 struct Unit {
   std::int64_t batch = 0;
   std::int64_t kv_head_begin = 0;
@@ -20,7 +28,7 @@ struct Unit {
   std::int64_t q_count = 0;
   std::uint32_t kv_unit = 0;  // index of the unit that carries k and v
 
-  // Bytes of the unit's pieces. k and v are 0 where another unit carries them.
+  // Bytes that travel for the unit. k and v are 0 where another unit carries them.
   std::uint64_t q_bytes = 0;
   std::uint64_t k_bytes = 0;
   std::uint64_t v_bytes = 0;
@@ -37,9 +45,15 @@ struct PlanLimits {
 
 // Cuts a valid problem. A unit holds at least one KV head and 128 queries, however large they are;
 // units are made larger than aimed at where there would be more than max_units. INVALID_ARGUMENT
-// where the batch alone is larger than max_units.
+// where the batch alone is larger than max_units. Where k and v are both resident, units hold
+// KvHeadsPerUnit() heads whatever the queries are, so that prepared keys fit one request after
+// another.
 absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& problem,
-                                            const PlanLimits& limits);
+                                            const PlanLimits& limits, Resident resident = {});
+
+// KV heads of a unit whose k and v, `head_bytes` a head each, are resident.
+std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,
+                            std::uint64_t unit_bytes);
 
 }  // namespace sage::server
 

@@ -27,7 +27,8 @@ inline std::optional<server::UnitWork> SendUnit(server::AttendJob& job, std::uin
       offset += size;
     }
   }
-  return job.TakeReadyUnit();
+  auto work = job.TakeReadyUnit();
+  return work.ok() ? *std::move(work) : std::nullopt;
 }
 
 }  // namespace sage::testing

@@ -107,8 +107,8 @@ TEST_F(AttendJobTest, AClientWithinItsWindowIsNeverHeldBack) {
         ASSERT_TRUE((*job)->Receive(piece, i, begin, bytes).ok());
       }
       auto work = (*job)->TakeReadyUnit();
-      ASSERT_TRUE(work.has_value());
-      running.push_back(*std::move(work));
+      ASSERT_TRUE(work.ok() && work->has_value());
+      running.push_back(**std::move(work));
       unanswered += payload;
       ASSERT_LE(pool_.in_use_bytes(), admission_.host().reserved());
     }

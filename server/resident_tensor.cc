@@ -1,0 +1,110 @@
+#include "server/resident_tensor.h"
+
+#include <algorithm>
+
+namespace sage::server {
+
+const char* Name(TensorRole role) {
+  switch (role) {
+    case TensorRole::kQ:
+      return "q";
+    case TensorRole::kK:
+      return "k";
+    case TensorRole::kV:
+      return "v";
+    case TensorRole::kOutput:
+      return "output";
+    case TensorRole::kMask:
+      return "mask";
+  }
+  return "?";
+}
+
+std::shared_ptr<KvGroup> ResidentTensor::KeptKv(const std::shared_ptr<const ResidentTensor>& v,
+                                                const KvTask& task, std::int64_t batch,
+                                                std::int64_t head_begin) {
+  const bool listed = std::find(spec_.precisions.begin(), spec_.precisions.end(), task.precision) !=
+                      spec_.precisions.end();
+  const std::int64_t heads = std::min(kv_heads_per_unit_, spec_.num_heads - head_begin);
+  if (!listed || task.length_k != spec_.seqlen || head_begin % kv_heads_per_unit_ != 0 ||
+      task.num_heads != heads) {
+    return nullptr;
+  }
+  const std::lock_guard lock(mutex_);
+  const std::shared_ptr<const ResidentTensor> kept_v = kept_v_.lock();
+  if (kept_v == nullptr) {
+    // Whoever used what was prepared with it kept it alive, so nobody does any more.
+    kept_.clear();
+    kept_v_ = v;
+  } else if (kept_v != v) {
+    return nullptr;
+  }
+  std::shared_ptr<KvGroup>& group = kept_[{task.precision, batch, head_begin}];
+  if (group == nullptr) {
+    group = std::make_shared<KvGroup>();
+    group->task = task;
+  }
+  return group;
+}
+
+std::optional<ResidentTensor::Access> ResidentTensor::TryRead(
+    std::shared_ptr<ResidentTensor> tensor) {
+  {
+    const std::lock_guard lock(tensor->mutex_);
+    if (tensor->written_) return std::nullopt;
+    ++tensor->readers_;
+  }
+  return Access(std::move(tensor), /*writes=*/false);
+}
+
+std::optional<ResidentTensor::Access> ResidentTensor::TryWrite(
+    std::shared_ptr<ResidentTensor> tensor) {
+  {
+    const std::lock_guard lock(tensor->mutex_);
+    if (tensor->written_ || tensor->readers_ > 0) return std::nullopt;
+    tensor->written_ = true;
+  }
+  return Access(std::move(tensor), /*writes=*/true);
+}
+
+ResidentTensor::Access::~Access() {
+  if (tensor_ == nullptr) return;  // moved from
+  const std::lock_guard lock(tensor_->mutex_);
+  if (writes_) {
+    tensor_->written_ = false;
+    ++tensor_->generation_;
+  } else {
+    --tensor_->readers_;
+  }
+}
+
+std::uint64_t ResidentTensor::generation() const {
+  const std::lock_guard lock(mutex_);
+  return generation_;
+}
+
+Device* ResidentOperands::device() const {
+  for (const auto& tensor : {q, k, v, mask, output}) {
+    if (tensor != nullptr) return &tensor->device();
+  }
+  return nullptr;
+}
+
+std::uint64_t KeptKvBytes(const TensorSpec& k, const Backend& backend,
+                          std::int64_t kv_heads_per_unit) {
+  KvTask task;
+  task.length_k = k.seqlen;
+  task.head_dim = k.head_dim;
+  task.dtype = k.dtype;
+  std::uint64_t bytes = 0;
+  for (const Precision precision : k.precisions) {
+    task.precision = precision;
+    for (std::int64_t head = 0; head < k.num_heads; head += kv_heads_per_unit) {
+      task.num_heads = std::min(kv_heads_per_unit, k.num_heads - head);
+      bytes += SlabPool::RoundUp(backend.PreparedKvBytes(task));
+    }
+  }
+  return bytes * k.batch;
+}
+
+}  // namespace sage::server
