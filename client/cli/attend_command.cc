@@ -7,14 +7,15 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/problem_inputs.h"
 #include "client/cli/problem_options.h"
+#include "client/cli/problem_text.h"
 #include "client/cli/progress_bar.h"
 #include "client/cli/server_options.h"
+#include "client/cli/stage_times.h"
 #include "client/cli/table.h"
 #include "client/io/mapped_file.h"
 #include "client/io/tensor_file.h"
@@ -40,60 +41,32 @@ ElementType AsElementType(DType dtype) {
                                      : ElementType::kFloat32;
 }
 
-struct Stage {
-  const char* name;
-  double seconds;
-};
-
-std::vector<Stage> Stages(const StageSeconds& stages) {
-  return {{"recv", stages.recv},       {"queue", stages.queue},   {"h2d", stages.h2d},
-          {"prepare", stages.prepare}, {"kernel", stages.kernel}, {"d2h", stages.d2h},
-          {"send", stages.send},       {"total", stages.total}};
-}
-
 void PrintText(const AttentionProblem& problem, const AttendReport& report) {
-  std::cout << absl::StrFormat(
-      "B %d  Hq %d  Hkv %d  Sq %d  Sk %d  D %d  %s %s %s%s\n", problem.batch, problem.num_heads_q,
-      problem.num_heads_kv, problem.seqlen_q, problem.seqlen_k, problem.head_dim,
-      std::string(Name(problem.layout)), std::string(Name(problem.dtype)),
-      std::string(Name(problem.precision)), problem.is_causal ? " causal" : "");
+  std::cout << ShapeName(problem) << ' ' << Name(problem.precision) << '\n';
   std::cout << absl::StrFormat(
       "density %.3f  effective TOPS %.3f  sent %s  received %s  request %s\n", report.block_density,
       report.effective_tops, ByteText(static_cast<double>(report.bytes_in)),
       ByteText(static_cast<double>(report.bytes_out)), report.request_id);
   std::vector<std::string> names = {"stage"};
   std::vector<std::string> times = {"ms"};
-  for (const Stage& stage : Stages(report.stages)) {
+  for (const StageTime& stage : StageTimes(report)) {
     names.emplace_back(stage.name);
     times.push_back(absl::StrFormat("%.3f", stage.seconds * 1e3));
   }
-  names.emplace_back("wall");
-  times.push_back(absl::StrFormat("%.3f", report.wall_seconds * 1e3));
   PrintTable({names, times}, std::cout);
 }
 
 void PrintJson(const AttentionProblem& problem, const AttendReport& report) {
   nlohmann::ordered_json seconds;
-  for (const Stage& stage : Stages(report.stages)) seconds[stage.name] = stage.seconds;
-  seconds["wall"] = report.wall_seconds;
-  const nlohmann::ordered_json root = {{"batch", problem.batch},
-                                       {"num_heads_q", problem.num_heads_q},
-                                       {"num_heads_kv", problem.num_heads_kv},
-                                       {"seqlen_q", problem.seqlen_q},
-                                       {"seqlen_k", problem.seqlen_k},
-                                       {"head_dim", problem.head_dim},
-                                       {"layout", Name(problem.layout)},
-                                       {"dtype", Name(problem.dtype)},
-                                       {"output_dtype", Name(problem.output_dtype)},
-                                       {"precision", Name(problem.precision)},
-                                       {"is_causal", problem.is_causal},
-                                       {"request_id", report.request_id},
-                                       {"server_id", report.server_id},
-                                       {"block_density", report.block_density},
-                                       {"effective_tops", report.effective_tops},
-                                       {"bytes_in", report.bytes_in},
-                                       {"bytes_out", report.bytes_out},
-                                       {"seconds", seconds}};
+  for (const StageTime& stage : StageTimes(report)) seconds[stage.name] = stage.seconds;
+  nlohmann::ordered_json root = ProblemJson(problem);
+  root["request_id"] = report.request_id;
+  root["server_id"] = report.server_id;
+  root["block_density"] = report.block_density;
+  root["effective_tops"] = report.effective_tops;
+  root["bytes_in"] = report.bytes_in;
+  root["bytes_out"] = report.bytes_out;
+  root["seconds"] = std::move(seconds);
   std::cout << root.dump() << '\n';
 }
 
@@ -134,9 +107,7 @@ int RunAttend(const AttendOptions& options) {
   absl::StatusOr<AttendReport> report;
   {
     ProgressBar bar;
-    request.on_unit_done = [&bar](std::int64_t done, std::int64_t total) {
-      bar.Update(done, total);
-    };
+    request.on_unit_done = bar.UnitProgress();
     report = (*client)->Attend(request);
   }
   if (!report.ok()) return Fail(report.status());

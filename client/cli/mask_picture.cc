@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/cli/chart/svg_canvas.h"
 #include "client/io/mapped_file.h"
 #include "kernels/attention.h"
 
@@ -53,14 +54,6 @@ struct Grid {
   std::int64_t rows;
   std::int64_t columns;
 };
-
-absl::Status WriteFile(const std::string& path, std::span<const std::byte> content) {
-  absl::StatusOr<OutputFile> file =
-      OutputFile::Create(path, static_cast<std::int64_t>(content.size()));
-  if (!file.ok()) return file.status();
-  std::copy(content.begin(), content.end(), file->bytes().begin());
-  return file->Commit();
-}
 
 }  // namespace
 
@@ -181,12 +174,8 @@ absl::Status WriteSvg(const MaskMap& map, const std::string& title, const std::s
       "font-family=\"sans-serif\" font-size=\"13\" fill=\"#303840\">\n"
       "<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n",
       std::max(kMinWidth, kLeft + width + kRight), kTop + height + kBottom);
-  std::string escaped;  // the title has a file's name
-  for (const char c : title) {
-    escaped += c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : std::string(1, c);
-  }
   absl::StrAppendFormat(&svg, "<text x=\"%.0f\" y=\"24\" font-size=\"15\">%s</text>\n", kLeft,
-                        escaped);
+                        XmlText(title));
   absl::StrAppendFormat(&svg,
                         "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%d key blocks of 64"
                         "</text>\n",

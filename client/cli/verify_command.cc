@@ -1,7 +1,7 @@
 // sagectl verify: the server's answers against the float64 reference.
 
-#include <cmath>
-#include <cstring>
+#include <cstddef>
+#include <cstdint>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -10,17 +10,17 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
-#include "client/cli/comparison.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/generated_inputs.h"
 #include "client/cli/problem_inputs.h"
 #include "client/cli/problem_options.h"
+#include "client/cli/problem_text.h"
 #include "client/cli/progress_bar.h"
 #include "client/cli/server_options.h"
 #include "client/cli/table.h"
+#include "client/cli/verdict.h"
 #include "client/convert.h"
 #include "nlohmann/json.hpp"
 
@@ -42,53 +42,6 @@ struct VerifyOptions {
   bool json = false;
 };
 
-// Largest relative L2 that N(0, 1)-like data shows in each precision, with margin.
-double RelativeL2Limit(const AttentionProblem& problem) {
-  switch (problem.precision) {
-    case Precision::kQkInt8PvFp16:
-      return 0.03;
-    case Precision::kQkInt8PvFp8:
-      return 0.06;
-    case Precision::kFp16:
-      return problem.dtype == DType::kBFloat16 || problem.output_dtype == DType::kBFloat16 ? 0.01
-                                                                                           : 0.002;
-  }
-  return 0;
-}
-
-// The same for lse, as Comparison has it. Exact scores err by fp32 rounding alone; int8 scores by
-// the rounding of both operands, which a row with a single visible key shows in full.
-double LseLimit(Precision precision) { return precision == Precision::kFp16 ? 0.002 : 0.1; }
-
-struct Verdict {
-  AttentionProblem problem;
-  AttendReport report;
-  Comparison comparison;
-  double limit = 0;
-  std::vector<std::string> faults;  // empty: passed
-
-  bool passed() const { return faults.empty(); }
-};
-
-void Judge(Verdict* verdict) {
-  const Comparison& comparison = verdict->comparison;
-  // Written so that NaN fails.
-  if (!(comparison.out.relative_l2 <= verdict->limit)) {
-    verdict->faults.push_back(absl::StrFormat("relative L2 %.6f is over the limit of %.6f",
-                                              comparison.out.relative_l2, verdict->limit));
-  }
-  const double lse_limit = LseLimit(verdict->problem.precision);
-  if (!(comparison.lse_error <= lse_limit)) {
-    verdict->faults.push_back(absl::StrFormat("lse is off by %.6f, over the limit of %.6f",
-                                              comparison.lse_error, lse_limit));
-  }
-  if (comparison.wrong_empty_rows > 0) {
-    verdict->faults.push_back(
-        absl::StrFormat("%d rows without a visible key are not exactly 0 with lse -inf",
-                        comparison.wrong_empty_rows));
-  }
-}
-
 // q, k and v as the server sees them: fp32 files are converted for the reference too.
 absl::Status ConvertInputs(ProblemInputs* inputs) {
   const AttentionProblem& problem = inputs->problem;
@@ -107,53 +60,6 @@ absl::Status ConvertInputs(ProblemInputs* inputs) {
   }
   inputs->float32 = false;
   return absl::OkStatus();
-}
-
-absl::StatusOr<Verdict> VerifyOne(Client* client, const ProblemInputs& inputs,
-                                  const VerifyOptions& options) {
-  const AttentionProblem& problem = inputs.problem;
-  // NaN in every dtype, so that what the server leaves out shows.
-  std::vector<std::byte> out(problem.q_elements() * SizeOf(problem.output_dtype), std::byte{0xff});
-  std::vector<float> lse(problem.lse_elements(), std::nanf(""));
-  AttendRequest request = MakeRequest(inputs);
-  request.out = out.data();
-  request.lse = lse.data();
-  absl::StatusOr<AttendReport> report;
-  {
-    ProgressBar bar;
-    request.on_unit_done = [&bar](std::int64_t done, std::int64_t total) {
-      bar.Update(done, total);
-    };
-    report = client->Attend(request);
-  }
-  if (!report.ok()) return report.status();
-
-  const std::vector<std::uint8_t> dense = inputs.mask.ToDense();
-  const ReferenceInputs reference = {.q = inputs.q,
-                                     .k = inputs.k,
-                                     .v = inputs.v,
-                                     .mask = inputs.mask.full() ? nullptr : dense.data(),
-                                     .mask_batch = inputs.mask.batch(),
-                                     .mask_heads = inputs.mask.heads()};
-  Verdict verdict;
-  verdict.problem = problem;
-  verdict.report = *std::move(report);
-  verdict.comparison =
-      CompareWithReference(problem, reference, out.data(), lse.data(), options.shape.seed);
-  verdict.limit = options.limit.value_or(RelativeL2Limit(problem));
-  Judge(&verdict);
-  return verdict;
-}
-
-std::string ShapeName(const AttentionProblem& problem) {
-  std::string name = absl::StrCat("B", problem.batch, " H", problem.num_heads_q);
-  if (problem.num_heads_kv != problem.num_heads_q)
-    absl::StrAppend(&name, "/", problem.num_heads_kv);
-  absl::StrAppend(&name, " S", problem.seqlen_q);
-  if (problem.seqlen_k != problem.seqlen_q) absl::StrAppend(&name, "x", problem.seqlen_k);
-  absl::StrAppend(&name, " D", problem.head_dim, " ", std::string(Name(problem.dtype)), " ",
-                  std::string(Name(problem.layout)), problem.is_causal ? " causal" : "");
-  return name;
 }
 
 void PrintText(const std::vector<Verdict>& verdicts) {
@@ -175,39 +81,16 @@ void PrintText(const std::vector<Verdict>& verdicts) {
   PrintTable(rows, std::cout);
 }
 
-// JSON has no NaN; null says that the figure is not a number.
-nlohmann::ordered_json Number(double value) {
-  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
-}
-
 void PrintJson(const std::vector<Verdict>& verdicts) {
   nlohmann::ordered_json root = nlohmann::ordered_json::array();
   for (const Verdict& verdict : verdicts) {
-    const AttentionProblem& problem = verdict.problem;
-    const Comparison& comparison = verdict.comparison;
-    root.push_back({{"batch", problem.batch},
-                    {"num_heads_q", problem.num_heads_q},
-                    {"num_heads_kv", problem.num_heads_kv},
-                    {"seqlen_q", problem.seqlen_q},
-                    {"seqlen_k", problem.seqlen_k},
-                    {"head_dim", problem.head_dim},
-                    {"layout", Name(problem.layout)},
-                    {"dtype", Name(problem.dtype)},
-                    {"precision", Name(problem.precision)},
-                    {"is_causal", problem.is_causal},
-                    {"block_density", verdict.report.block_density},
-                    {"wall_seconds", verdict.report.wall_seconds},
-                    {"kernel_seconds", verdict.report.stages.kernel},
-                    {"effective_tops", verdict.report.effective_tops},
-                    {"cosine", Number(comparison.out.cosine)},
-                    {"relative_l1", Number(comparison.out.relative_l1)},
-                    {"relative_l2", Number(comparison.out.relative_l2)},
-                    {"limit", verdict.limit},
-                    {"lse_error", Number(comparison.lse_error)},
-                    {"wrong_empty_rows", comparison.wrong_empty_rows},
-                    {"rows_checked", comparison.rows_checked},
-                    {"rows", comparison.rows},
-                    {"passed", verdict.passed()}});
+    nlohmann::ordered_json entry = ProblemJson(verdict.problem);
+    entry["block_density"] = verdict.report.block_density;
+    entry["wall_seconds"] = verdict.report.wall_seconds;
+    entry["kernel_seconds"] = verdict.report.stages.kernel;
+    entry["effective_tops"] = verdict.report.effective_tops;
+    entry.update(VerdictJson(verdict));
+    root.push_back(std::move(entry));
   }
   std::cout << root.dump() << '\n';
 }
@@ -248,8 +131,9 @@ int RunVerify(const VerifyOptions& options) {
     if (!inputs.ok()) return RefuseUsage(inputs.status());
     for (const Precision precision : options.precisions) {
       inputs->problem.precision = precision;
-      inputs->problem.return_lse = true;
-      absl::StatusOr<Verdict> verdict = VerifyOne(client->get(), *inputs, options);
+      ProgressBar bar;
+      absl::StatusOr<Verdict> verdict =
+          Verify(client->get(), *inputs, options.limit, options.shape.seed, bar.UnitProgress());
       if (!verdict.ok()) return Fail(verdict.status());
       verdicts.push_back(*std::move(verdict));
     }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -127,6 +128,14 @@ absl::Status OutputFile::Commit() {
 void OutputFile::Unmap() {
   if (data_ != nullptr) munmap(data_, size_);
   data_ = nullptr;
+}
+
+absl::Status WriteFile(const std::string& path, std::span<const std::byte> content) {
+  absl::StatusOr<OutputFile> file =
+      OutputFile::Create(path, static_cast<std::int64_t>(content.size()));
+  if (!file.ok()) return file.status();
+  std::copy(content.begin(), content.end(), file->bytes().begin());
+  return file->Commit();
 }
 
 }  // namespace sage

@@ -62,6 +62,9 @@ class OutputFile {
   std::size_t size_ = 0;
 };
 
+// Makes a file of `content`, replacing one that was there. Errors as OutputFile::Create.
+absl::Status WriteFile(const std::string& path, std::span<const std::byte> content);
+
 }  // namespace sage
 
 #endif  // SAGE_CLIENT_IO_MAPPED_FILE_H_

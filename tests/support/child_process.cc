@@ -26,6 +26,15 @@ using Clock = std::chrono::steady_clock;
   std::abort();
 }
 
+// Pointers to `words`, which must outlive them, ended by a null pointer as exec wants them.
+std::vector<char*> Pointers(std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
 }  // namespace
 
 ScratchFolder::ScratchFolder() {
@@ -44,12 +53,13 @@ std::string ReadFile(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-ChildProcess::ChildProcess(const std::string& program, const std::vector<std::string>& arguments) {
+ChildProcess::ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
+                           std::optional<std::vector<std::string>> environment) {
   std::vector<std::string> words = {program};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
+  const std::vector<char*> argv = Pointers(words);
+  std::vector<char*> own_environment;
+  if (environment.has_value()) own_environment = Pointers(*environment);
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -59,7 +69,8 @@ ChildProcess::ChildProcess(const std::string& program, const std::vector<std::st
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), flags, 0600);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), flags, 0600);
-  const int error = posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(), environ);
+  const int error = posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(),
+                                environment.has_value() ? own_environment.data() : environ);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) Die(program, error);
   pidfd_ = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));

@@ -31,9 +31,10 @@ class ChildProcess {
  public:
   static constexpr std::chrono::seconds kPatience{60};
 
-  // Runs `program` with `arguments`; what it writes goes to files. Ends the test program where it
-  // cannot be started.
-  ChildProcess(const std::string& program, const std::vector<std::string>& arguments);
+  // Runs `program` with `arguments`; what it writes goes to files. `environment` holds NAME=VALUE
+  // entries; absent: that of the test. Ends the test program where it cannot be started.
+  ChildProcess(const std::string& program, const std::vector<std::string>& arguments,
+               std::optional<std::vector<std::string>> environment = std::nullopt);
   ~ChildProcess();
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
