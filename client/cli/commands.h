@@ -9,6 +9,7 @@ namespace sage::cli {
 void AddInfoCommand(CLI::App* app, int* exit_code);
 void AddAttendCommand(CLI::App* app, int* exit_code);
 void AddVerifyCommand(CLI::App* app, int* exit_code);
+void AddBenchCommand(CLI::App* app, int* exit_code);
 void AddMaskCommand(CLI::App* app, int* exit_code);
 
 }  // namespace sage::cli

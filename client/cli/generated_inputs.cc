@@ -53,16 +53,7 @@ absl::StatusOr<ProblemInputs> GenerateInputs(const GeneratedShape& shape,
   problem.seqlen_k = shape.seqlen_k;
   problem.head_dim = shape.head_dim;
   problem.dtype = options.dtype;
-  if (absl::Status status = FinishInputs(options, &inputs); !status.ok()) return status;
-  if (shape.density < 1) {
-    const std::vector<std::uint8_t> blocks =
-        RandomBlocks(problem.batch * problem.num_heads_q, problem.tiles_q(), problem.blocks_k(),
-                     shape.density, shape.seed);
-    absl::StatusOr<BlockMask> mask =
-        BlockMask::FromDense(problem, problem.batch, problem.num_heads_q, blocks);
-    if (!mask.ok()) return mask.status();
-    inputs.mask = *std::move(mask);
-  }
+  if (absl::Status status = ChangeOptions(shape, options, &inputs); !status.ok()) return status;
   const std::int64_t elements[] = {problem.q_elements(), problem.kv_elements(),
                                    problem.kv_elements()};
   for (std::uint32_t tensor = 0; tensor < std::size(elements); ++tensor) {
@@ -72,6 +63,23 @@ absl::StatusOr<ProblemInputs> GenerateInputs(const GeneratedShape& shape,
   inputs.k = inputs.generated[1].data();
   inputs.v = inputs.generated[2].data();
   return inputs;
+}
+
+absl::Status ChangeOptions(const GeneratedShape& shape, const ProblemOptions& options,
+                           ProblemInputs* inputs) {
+  inputs->mask = BlockMask();
+  inputs->pattern.reset();
+  if (absl::Status status = FinishInputs(options, inputs); !status.ok()) return status;
+  if (shape.density == 1) return absl::OkStatus();
+  const AttentionProblem& problem = inputs->problem;
+  const std::vector<std::uint8_t> blocks =
+      RandomBlocks(problem.batch * problem.num_heads_q, problem.tiles_q(), problem.blocks_k(),
+                   shape.density, shape.seed);
+  absl::StatusOr<BlockMask> mask =
+      BlockMask::FromDense(problem, problem.batch, problem.num_heads_q, blocks);
+  if (!mask.ok()) return mask.status();
+  inputs->mask = *std::move(mask);
+  return absl::OkStatus();
 }
 
 std::vector<std::uint8_t> RandomBlocks(std::int64_t maps, std::int64_t tiles_q,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/cli/problem_inputs.h"
 #include "client/cli/problem_options.h"
@@ -26,6 +27,10 @@ struct GeneratedShape {
 // `density` is below 1, else that of `options`.
 absl::StatusOr<ProblemInputs> GenerateInputs(const GeneratedShape& shape,
                                              const ProblemOptions& options);
+
+// Gives inputs made before another mask, causality, layout and the like, leaving their tensors.
+absl::Status ChangeOptions(const GeneratedShape& shape, const ProblemOptions& options,
+                           ProblemInputs* inputs);
 
 // One byte a block, [maps, tiles_q, blocks_k]: in each map, round(density * tiles_q * blocks_k)
 // blocks are 1, drawn evenly. A function of the seed alone.

@@ -24,6 +24,7 @@ int Run(int argc, char** argv) {
   AddInfoCommand(&app, &exit_code);
   AddAttendCommand(&app, &exit_code);
   AddVerifyCommand(&app, &exit_code);
+  AddBenchCommand(&app, &exit_code);
   AddMaskCommand(&app, &exit_code);
   try {
     app.parse(argc, argv);

@@ -46,8 +46,7 @@ void AddProblemOptions(CLI::App* command, ProblemOptions* options) {
       ->excludes(mask);
   command->add_flag("--causal", options->is_causal,
                     "Query i sees keys j <= i + Sk - Sq only, also within blocks");
-  command->add_option("--layout", options->layout, "HND [B,H,S,D] or NHD [B,S,H,D] [HND]")
-      ->transform(ByName({Layout::kHnd, Layout::kNhd}));
+  AddLayoutOption(command, &options->layout);
   command
       ->add_option("--dtype", options->dtype,
                    "fp16 or bf16: of generated inputs, and what float32 files are sent as [fp16]")
@@ -63,6 +62,17 @@ void AddProblemOptions(CLI::App* command, ProblemOptions* options) {
       ->delimiter(',');
   command->add_option("--seqlens-k", options->seqlens_k, "Effective key lengths, likewise")
       ->delimiter(',');
+}
+
+void AddLayoutOption(CLI::App* command, Layout* layout) {
+  command->add_option("--layout", *layout, "HND [B,H,S,D] or NHD [B,S,H,D] [HND]")
+      ->transform(ByName({Layout::kHnd, Layout::kNhd}));
+}
+
+void AddDTypesOption(CLI::App* command, std::vector<DType>* dtypes) {
+  command->add_option("--dtype", *dtypes, "fp16 or bf16 [fp16]")
+      ->delimiter(',')
+      ->transform(ByName({DType::kFloat16, DType::kBFloat16}));
 }
 
 void AddPrecisionOption(CLI::App* command, Precision* precision) {

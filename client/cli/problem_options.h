@@ -34,7 +34,9 @@ struct ProblemOptions {
 
 void AddProblemOptions(CLI::App* command, ProblemOptions* options);
 
-// Adds an option whose values are names of Precision.
+// Add options whose values are names.
+void AddLayoutOption(CLI::App* command, Layout* layout);
+void AddDTypesOption(CLI::App* command, std::vector<DType>* dtypes);  // fp16, bf16
 void AddPrecisionOption(CLI::App* command, Precision* precision);
 void AddPrecisionOption(CLI::App* command, std::vector<Precision>* precisions);
 

@@ -1,24 +1,22 @@
 // The sagectl program against a server in this process, with real files.
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "client/io/tensor_file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/child_process.h"
 #include "tests/support/faulty_backend.h"
 #include "tests/support/problem_generator.h"
 #include "tests/support/server_fixture.h"
+#include "tests/support/xml_check.h"
 
 namespace sage::testing {
 namespace {
@@ -33,12 +31,6 @@ struct Outcome {
   std::string err;
 };
 
-std::string ReadAll(const std::string& path) {
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  return text.str();
-}
-
 ElementType ElementOf(DType dtype) {
   return dtype == DType::kFloat16    ? ElementType::kFloat16
          : dtype == DType::kBFloat16 ? ElementType::kBFloat16
@@ -47,40 +39,14 @@ ElementType ElementOf(DType dtype) {
 
 class SagectlTest : public ServerFixture {
  protected:
-  SagectlTest() {
-    std::string pattern = ::testing::TempDir() + "sagectl_test.XXXXXX";
-    folder_ = mkdtemp(pattern.data());
-  }
-  ~SagectlTest() override { std::filesystem::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const { return folder_ + "/" + name; }
+  std::string Path(const std::string& name) const { return folder_.File(name); }
 
   // Runs sagectl, which finds the server through the environment.
-  Outcome Run(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(), SAGECTL_PROGRAM);
-    std::vector<char*> argv;
-    argv.reserve(arguments.size() + 1);
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    std::string server = "SAGE_SERVER=" + server_target_;
-    std::string locale = "LC_ALL=C.UTF-8";
-    char* environment[] = {server.data(), locale.data(), nullptr};
-    posix_spawn_file_actions_t files;
-    posix_spawn_file_actions_init(&files);
-    const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-    posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, Path("stdout").c_str(), flags, 0600);
-    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, Path("stderr").c_str(), flags, 0600);
-    pid_t pid = 0;
-    Outcome outcome;
-    if (posix_spawn(&pid, SAGECTL_PROGRAM, &files, nullptr, argv.data(), environment) == 0) {
-      int status = 0;
-      waitpid(pid, &status, 0);
-      outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    }
-    posix_spawn_file_actions_destroy(&files);
-    outcome.out = ReadAll(Path("stdout"));
-    outcome.err = ReadAll(Path("stderr"));
-    return outcome;
+  Outcome Run(const std::vector<std::string>& arguments) const {
+    ChildProcess child(SAGECTL_PROGRAM, arguments,
+                       std::vector<std::string>{"SAGE_SERVER=" + server_target_, "LC_ALL=C.UTF-8"});
+    const int exit_code = child.Wait().value_or(-1);
+    return {exit_code, child.out(), child.err()};
   }
 
   void UseServer(const std::string& target) { server_target_ = target; }
@@ -114,7 +80,7 @@ class SagectlTest : public ServerFixture {
             "--v", Path("v" + extension)};
   }
 
-  std::string folder_;
+  const ScratchFolder folder_;
   std::string server_target_;
 };
 
@@ -272,6 +238,61 @@ TEST_F(SagectlTest, VerifyFailsOnACorruptedAnswer) {
   EXPECT_EQ(Run(command).exit_code, 0);
 }
 
+TEST_F(SagectlWithServerTest, MeasuresAGrid) {
+  const std::vector<std::string> grid = {
+      "bench",      "--seqlen", "100,200",   "--head-dim",    "64",       "--sparsity", "0,0.5",
+      "--pattern",  "band:0,1", "--pattern", "strided:2,0,1", "--causal", "no,yes",     "--dtype",
+      "bf16,fp16",  "--repeat", "2",         "--warmup",      "1",        "--heads",    "4",
+      "--kv-heads", "2"};
+  std::vector<std::string> files = grid;
+  files.insert(files.end(), {"--verify", "--json", Path("run.json"), "--csv", Path("run.csv"),
+                             "--plot", Path("figures")});
+  const Outcome run = Run(files);
+  ASSERT_EQ(run.exit_code, 0) << run.out << run.err;
+  EXPECT_EQ(run.err, "");  // no progress bar where there is no terminal
+  EXPECT_THAT(run.out, AllOf(HasSubstr("B1 H4/2 S200 D64 bf16 HND causal"), HasSubstr("band:0,1"),
+                             HasSubstr("kernel TOPS"), Not(HasSubstr("FAILED"))));
+  const auto json = nlohmann::json::parse(ReadFile(Path("run.json")));
+  ASSERT_EQ(json.at("cases").size(), 2U * 4 * 2 * 2);
+  for (const auto& entry : json["cases"]) {
+    EXPECT_TRUE(entry.at("verification").at("passed")) << entry;
+    EXPECT_GE(entry.at("seconds").at("wall").at("min"), entry["seconds"]["kernel"].at("min"));
+    EXPECT_GT(entry.at("kernel_tops"), 0);
+    EXPECT_EQ(entry.at("bytes_in"), (4 + 2 + 2) * entry["seqlen_q"].get<int>() * 64 * 2);
+  }
+  EXPECT_TRUE(
+      IsWellFormedXml(ReadFile(Path("figures/tops_B1_H4-2_D64_fp16_qk_int8_pv_fp16_causal.svg"))));
+  const std::string csv = ReadFile(Path("run.csv"));
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 33);
+
+  std::vector<std::string> again = grid;
+  again.insert(again.end(), {"--compare", Path("run.json")});
+  EXPECT_THAT(Run(again).out, HasSubstr("call before(ms)"));
+  again = grid;
+  again.emplace_back("--json");
+  const Outcome piped = Run(again);
+  EXPECT_EQ(nlohmann::json::parse(piped.out).at("cases").size(), 32U);
+}
+
+TEST_F(SagectlTest, BenchReportsRefusalsAndWrongAnswers) {
+  Faults faults;
+  StartServer(TestServerOptions(), MakeFaultyBackend(TestBackend(), faults));
+  UseServer(target());
+  faults.attends = 1;
+  const Outcome refused =
+      Run({"bench", "--seqlen", "128,256", "--warmup", "0", "--repeat", "1", "--json"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("INTERNAL"), HasSubstr("S128")));
+  const auto json = nlohmann::json::parse(refused.out);
+  EXPECT_EQ(json.at("cases").at(0).at("error").at("code"), "INTERNAL");
+  EXPECT_TRUE(json.at("cases").at(1).contains("seconds"));  // goes on
+  faults.corrupt_outputs = true;
+  const Outcome wrong = Run({"bench", "--seqlen", "128", "--repeat", "1", "--verify"});
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_THAT(wrong.err, HasSubstr("verification failed"));
+  EXPECT_THAT(wrong.out, HasSubstr("FAILED"));
+}
+
 TEST_F(SagectlWithServerTest, ShowsInfo) {
   EXPECT_THAT(Run({"info"}).out, AllOf(HasSubstr("backend:  cpu"), HasSubstr("qk_int8_pv_fp16")));
   EXPECT_THAT(Run({"info", "--json"}).out, HasSubstr("\"requests_ok\""));
@@ -279,7 +300,7 @@ TEST_F(SagectlWithServerTest, ShowsInfo) {
 
 TEST_F(SagectlTest, SaysThatNoServerIsThere) {
   UseServer("127.0.0.1:1");
-  for (const char* command : {"info", "verify"}) {
+  for (const char* command : {"info", "verify", "bench"}) {
     const Outcome outcome = Run({command});
     EXPECT_EQ(outcome.exit_code, 1);
     EXPECT_THAT(outcome.err,
@@ -331,6 +352,16 @@ TEST_F(SagectlWithServerTest, RefusesBadUsageWithAReason) {
        "4 dimensions"},
       {{"verify", "--head-dim", "12"}, "head_dim"},
       {{"verify", "--density", "2"}, "--density"},
+      {{"bench", "--head-dim", "12"}, "head_dim"},
+      {{"bench", "--sparsity", "1"}, "--sparsity"},
+      {{"bench", "--seqlen", "abc"}, "--seqlen"},
+      {{"bench", "--causal", "maybe"}, "--causal"},
+      {{"bench", "--repeat", "0"}, "--repeat"},
+      {{"bench", "--pattern", "star:1"}, "sliding_window:LEFT,RIGHT"},
+      {{"bench", "--json", "--csv"}, "cannot both go to stdout"},
+      {{"bench", "--json", "/no/such/folder/b.json"}, "/no/such/folder"},
+      {{"bench", "--compare", Path("text.npy")}, "not what `sagectl bench --json` writes"},
+      {{"bench", "--compare", Path("text.npy"), "--json"}, "give --json and --csv a file"},
       {{"mask", "show", Path("missing.npy")}, "missing.npy"},
       {{"mask", "show", Path("mask.npy"), "--head", "4"}, "head 4"},
       {{"mask", "make", "--pattern", "full", "--out", Path("m.npy")}, "--seqlen"},
@@ -370,8 +401,8 @@ TEST_F(SagectlTest, MakesConvertsAndShowsMasks) {
                  Path("m.svg")})
                 .exit_code,
             0);
-  EXPECT_EQ(ReadAll(Path("m.png")).substr(1, 3), "PNG");
-  EXPECT_THAT(ReadAll(Path("m.svg")), AllOf(HasSubstr("<svg"), HasSubstr("density 0.2500")));
+  EXPECT_EQ(ReadFile(Path("m.png")).substr(1, 3), "PNG");
+  EXPECT_THAT(ReadFile(Path("m.svg")), AllOf(HasSubstr("<svg"), HasSubstr("density 0.2500")));
 }
 
 }  // namespace
