@@ -98,14 +98,18 @@ void QuantizeQueries(const HeadView& q, std::int8_t* q8, float* scales) {
 }
 
 void QueryDotSmoothing(const HeadView& q, const float* c, float* dot) {
+  constexpr std::int64_t kRun = 8;
   WithElements(q, [&](const auto* data) {
     for (std::int64_t row = 0; row < q.rows; ++row) {
-      float sum = 0;
+      std::array<float, kMaxHeadDim / kRun> sums{};
       for (std::int64_t d = 0; d < q.head_dim; ++d) {
         const float product = ToFloat(data[row * q.row_stride + d]) * c[d];
-        sum += product;
+        sums[d / kRun] += product;
       }
-      dot[row] = sum;
+      for (std::size_t count = sums.size() / 2; count > 0; count /= 2) {
+        for (std::size_t i = 0; i < count; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
+      }
+      dot[row] = sums[0];
     }
   });
 }

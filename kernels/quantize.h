@@ -42,8 +42,10 @@ void QuantizeKeys(const HeadView& k, const float* c, std::int8_t* k8, float* sca
 // Q of one head: q8[rows, head_dim] and one scale per token, scales[rows].
 void QuantizeQueries(const HeadView& q, std::int8_t* q8, float* scales);
 
-// fp32 product q . c per row, products and sums in order of the channel, for the lse of unsmoothed
-// scores: dot[rows] = sum over d of fl(q_d * c_d).
+// fp32 product q . c per row, for the lse of unsmoothed scores: dot[rows]. The products fl(q_d *
+// c_d) of eight channels in a row are summed in order from +0; these sums are added in pairs,
+// neighbours first, as ((s0 + s1) + (s2 + s3)) + ..., missing ones being 0. So lanes that hold
+// eight channels each can share the work.
 void QueryDotSmoothing(const HeadView& q, const float* c, float* dot);
 
 }  // namespace sage

@@ -397,32 +397,35 @@ class TileKernel {
   // softmax_scale q.c. e4m3 sums carry the factor of the probabilities.
   void WriteLse() const {
     float* const lse = task_.lse + head_ * task_.q_rows + first_row_;
-    for (std::int64_t begin = 0; begin < rows_; begin += kRowStep) {
-      float dots[kRowStep] = {};
-      if (int8_ && begin < live_rows_) DotSmoothing(begin, dots);
-      for (std::int64_t row = begin; row < std::min(begin + kRowStep, rows_); ++row) {
-        const float normaliser = Normaliser(row);
-        const float sum = e4m3_ ? s_.row_sum[row] / kE4m3Max : s_.row_sum[row];
-        if (normaliser == 0.0F) {
-          lse[row] = -INFINITY;
-        } else if (std::isnan(normaliser)) {
-          lse[row] = normaliser;
-        } else {
-          lse[row] = s_.row_max[row] * std::numbers::ln2_v<float> + std::log(sum) +
-                     task_.softmax_scale * dots[row - begin];
-        }
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const float normaliser = Normaliser(row);
+      const float sum = e4m3_ ? s_.row_sum[row] / kE4m3Max : s_.row_sum[row];
+      if (normaliser == 0.0F) {
+        lse[row] = -INFINITY;
+      } else if (std::isnan(normaliser)) {
+        lse[row] = normaliser;
+      } else {
+        const float dot = int8_ ? DotSmoothing(row) : 0.0F;
+        lse[row] = s_.row_max[row] * std::numbers::ln2_v<float> + std::log(sum) +
+                   task_.softmax_scale * dot;
       }
     }
   }
 
-  // fp32 q . c of kRowStep rows, products and sums in the order of the channels as
-  // QueryDotSmoothing has them; rows side by side, since one alone waits for each sum.
-  void DotSmoothing(std::int64_t row, float (&dots)[kRowStep]) const {
-    for (std::int64_t i = 0; i < head_dim_; ++i) {
-      for (std::int64_t r = 0; r < kRowStep; ++r) {
-        dots[r] += s_.q[(row + r) * padded_ + i] * kv_.smoothing[i];
+  // fp32 q . c of a row in the order of QueryDotSmoothing: a lane sums eight channels.
+  float DotSmoothing(std::int64_t row) const {
+    constexpr std::int64_t kRun = 8;
+    alignas(64) float sums[kMaxHeadDim / kRun] = {};
+    const float* const q = s_.q + row * padded_;
+    for (std::int64_t i = 0; i < kRun; ++i) {
+      for (std::int64_t run = 0; run < head_dim_ / kRun; ++run) {
+        sums[run] += q[run * kRun + i] * kv_.smoothing[run * kRun + i];
       }
     }
+    for (std::int64_t count = kMaxHeadDim / kRun / 2; count > 0; count /= 2) {
+      for (std::int64_t i = 0; i < count; ++i) sums[i] = sums[2 * i] + sums[2 * i + 1];
+    }
+    return sums[0];
   }
 
   const AttendTask& task_;

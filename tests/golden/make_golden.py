@@ -10,7 +10,7 @@ data/sage1.npz   per case NAME the arrays
     NAME/c          [head_dim] float32, smoothing vector of x taken as K
     NAME/k8         [rows, head_dim] int8, NAME/k_scale [ceil(rows/64)] float32: x as K
     NAME/q8         [rows, head_dim] int8, NAME/q_scale [rows] float32: x as Q
-    NAME/dot        [rows] float32, x . c
+    NAME/dot        [rows] float32, x . c in the order of QueryDotSmoothing
 data/example_*.npy   the 512x512 example with its 4x8 mask: q, k, v [1, 2, 512, 64] float16, mask
     [1, 1, 4, 8] uint8, and from float64 arithmetic out [1, 2, 512, 64] and lse [1, 2, 512], as float32.
 """
@@ -84,11 +84,17 @@ def quantize(x, c, group):
 
 
 def dot_smoothing(q, c):
-    """q . c of every token, product by product in order of the channel."""
-    total = np.zeros(len(q), F32)
-    for d in range(q.shape[1]):
-        total = np.add(total, np.multiply(q[:, d], c[d], dtype=F32), dtype=F32)
-    return total
+    """q . c of every token: sums of eight channels in order, added in pairs, neighbours first."""
+    sums = []
+    for first in range(0, q.shape[1], 8):
+        total = np.zeros(len(q), F32)
+        for d in range(first, first + 8):
+            total = np.add(total, np.multiply(q[:, d], c[d], dtype=F32), dtype=F32)
+        sums.append(total)
+    while len(sums) > 1:
+        sums += [np.zeros(len(q), F32)] * (len(sums) % 2)
+        sums = [np.add(a, b, dtype=F32) for a, b in zip(sums[::2], sums[1::2])]
+    return sums[0]
 
 
 # --- inputs --------------------------------------------------------------------------------------

@@ -189,12 +189,23 @@ TEST(ComputeSmoothing, WithoutKeysIsZero) {
   EXPECT_EQ(c, std::vector<float>(kDim, 0.0F));
 }
 
-TEST(QueryDotSmoothing, AddsProductsInOrderOfTheChannel) {
+TEST(QueryDotSmoothing, AddsProductsOfEightChannelsInOrder) {
   const std::vector<float> q = {0x1p24F, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0x1p24F, 0, 0, 0, 0, 0};
   const std::vector<float> c(8, 1.0F);
   std::vector<float> dot(3, -1.0F);
   QueryDotSmoothing(ViewOf(q, 2, 8), c.data(), dot.data());
   EXPECT_EQ(dot, (std::vector<float>{0x1p24F, 0x1p24F + 2, -1.0F}));
+}
+
+TEST(QueryDotSmoothing, AddsSumsOfEightChannelsInPairs) {
+  // Five sums, ((2^24 + 1) + (1 + 1)) + 0: only the pair of ones is not lost.
+  std::vector<float> q(40, 0.0F);
+  q[0] = 0x1p24F;
+  q[8] = q[16] = q[24] = 1.0F;
+  const std::vector<float> c(40, 1.0F);
+  float dot = -1.0F;
+  QueryDotSmoothing(ViewOf(q, 1, 40), c.data(), &dot);
+  EXPECT_EQ(dot, 0x1p24F + 2);
 }
 
 TEST(QueryDotSmoothing, RoundsEveryProduct) {
