@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -32,6 +33,20 @@ struct StridedHeads {
 using ConstHeads = StridedHeads<const void*>;
 using MutableHeads = StridedHeads<void*>;
 
+// What makes int8 keys of spec `sage1` (kernels/quantize.h) whole. Does not own.
+struct KeyScales {
+  const float* scales = nullptr;     // [num_heads, ceil(length_k / 64)], a block each
+  std::int64_t head_stride = 0;      // of `scales`, in floats
+  const float* smoothing = nullptr;  // [num_heads, head_dim], c
+};
+
+// The same for int8 queries.
+struct QueryScales {
+  const float* scales = nullptr;         // [num_heads_q, q_rows], a row each
+  const float* dot_smoothing = nullptr;  // likewise q . c; needed where lse is wanted
+  std::int64_t head_stride = 0;          // of both, in floats
+};
+
 // Keys and values of some heads of one batch entry, in memory that the backend's kernels can read.
 struct KvTask {
   std::int64_t num_heads = 0;  // KV heads of this task
@@ -41,6 +56,8 @@ struct KvTask {
   Precision precision = Precision::kQkInt8PvFp16;
   ConstHeads k;
   ConstHeads v;
+  // Present: k holds int8, and K is taken as it is instead of being quantised. Not with kFp16.
+  std::optional<KeyScales> k_scales = std::nullopt;
 };
 
 // A query range of some heads of one batch entry: the piece of an attention that runs as one.
@@ -55,12 +72,18 @@ struct AttendTask {
       0;  // effective query length of the whole entry; rows at or past it get 0, -inf
   bool is_causal = false;
   float softmax_scale = 1.0f;
-  ConstHeads q;        // row 0 is q_begin; dtype kv.dtype
+  ConstHeads q;  // row 0 is q_begin; dtype kv.dtype, or int8 where there are q_scales
+  std::optional<QueryScales> q_scales = std::nullopt;  // present: q holds int8. Not with kFp16.
   BlockMaskView mask;  // head 0 is the task's first head; rows count from the entry's first tile
   MutableHeads out;    // [num_heads_q, q_rows, head_dim] of output_dtype; every element is written
   DType output_dtype = DType::kFloat16;
   float* lse = nullptr;  // [num_heads_q, q_rows], head stride q_rows; nullptr where not wanted
 };
+
+// OK, or INVALID_ARGUMENT for int8 operands that a task of this precision does not take or that
+// lack a part. For backends; values of scales lie in the device's memory and are not looked at.
+absl::Status CheckQuantizedKeys(const KvTask& task);
+absl::Status CheckQuantizedQueries(const AttendTask& task);
 
 enum class MemoryKind : std::uint8_t {
   kHost,    // host memory that the device copies from and to at full speed (pinned)
@@ -118,8 +141,8 @@ class Stream {
   virtual absl::Status CopyToDevice(void* device, const void* host, std::size_t bytes) = 0;
   virtual absl::Status CopyToHost(void* host, const void* device, std::size_t bytes) = 0;
 
-  // Quantises K (`sage1`) and, for qk_int8_pv_fp8, V into `prepared`, of PreparedKvBytes(task)
-  // bytes.
+  // Quantises K (`sage1`; int8 keys are only packed) and, for qk_int8_pv_fp8, V into `prepared`, of
+  // PreparedKvBytes(task) bytes.
   virtual absl::Status PrepareKv(const KvTask& task, void* prepared) = 0;
 
   // Runs all tasks, which may come from different requests, as one launch where the device can.

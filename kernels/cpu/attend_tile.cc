@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <numbers>
+#include <numeric>
 
 #include "kernels/cpu/prepared_kv.h"
 #include "kernels/cpu/quantization_group.h"
@@ -103,6 +104,40 @@ class TileKernel {
   }
 
   void LoadQueries() {
+    if (task_.q_scales.has_value()) {
+      LoadGivenQueries();
+    } else {
+      LoadFloatQueries();
+    }
+    std::fill(s_.out, s_.out + step_rows_ * padded_, 0.0F);
+    std::fill(s_.row_max, s_.row_max + step_rows_, -INFINITY);
+    std::fill(s_.rescale, s_.rescale + step_rows_, 1.0F);  // rows past live_rows_ keep it
+    std::fill(s_.row_sum, s_.row_sum + step_rows_, 0.0F);
+  }
+
+  // Queries that are `sage1` already.
+  void LoadGivenQueries() {
+    const auto* const data = static_cast<const std::int8_t*>(task_.q.data) +
+                             head_ * task_.q.head_stride + first_row_ * task_.q.row_stride;
+    for (std::int64_t row = 0; row < live_rows_; ++row) {
+      const std::int8_t* const from = data + row * task_.q.row_stride;
+      std::int8_t* const to = s_.q8 + row * padded_;
+      std::copy(from, from + head_dim_, to);
+      std::fill(to + head_dim_, to + padded_, std::int8_t{0});
+      s_.q_scales[row] = task_.q_scales->scales[GivenIndex(row)];
+      s_.score_start[row] = -kKeyBias * std::accumulate(from, from + head_dim_, 0);
+    }
+    std::fill(s_.q8 + live_rows_ * padded_, s_.q8 + step_rows_ * padded_, std::int8_t{0});
+    std::fill(s_.q_scales + live_rows_, s_.q_scales + step_rows_, 0.0F);
+    std::fill(s_.score_start + live_rows_, s_.score_start + step_rows_, 0);
+  }
+
+  // Of a row of the tile, in what comes with int8 queries.
+  std::int64_t GivenIndex(std::int64_t row) const {
+    return head_ * task_.q_scales->head_stride + first_row_ + row;
+  }
+
+  void LoadFloatQueries() {
     const auto* const data = static_cast<const std::uint16_t*>(task_.q.data) +
                              head_ * task_.q.head_stride + first_row_ * task_.q.row_stride;
     for (std::int64_t row = 0; row < live_rows_; ++row) {
@@ -113,10 +148,6 @@ class TileKernel {
     if (int8_) {
       QuantizeQueryRowsImpl(s_.q, step_rows_, padded_, s_.q8, s_.q_scales, s_.score_start);
     }
-    std::fill(s_.out, s_.out + step_rows_ * padded_, 0.0F);
-    std::fill(s_.row_max, s_.row_max + step_rows_, -INFINITY);
-    std::fill(s_.rescale, s_.rescale + step_rows_, 1.0F);  // rows past live_rows_ keep it
-    std::fill(s_.row_sum, s_.row_sum + step_rows_, 0.0F);
   }
 
   void AddBlock(const ActiveBlock& active) {
@@ -405,7 +436,10 @@ class TileKernel {
       } else if (std::isnan(normaliser)) {
         lse[row] = normaliser;
       } else {
-        const float dot = int8_ ? DotSmoothing(row) : 0.0F;
+        const float dot = !int8_ ? 0.0F
+                          : task_.q_scales.has_value()
+                              ? task_.q_scales->dot_smoothing[GivenIndex(row)]
+                              : DotSmoothing(row);
         lse[row] = s_.row_max[row] * std::numbers::ln2_v<float> + std::log(sum) +
                    task_.softmax_scale * dot;
       }

@@ -25,7 +25,7 @@ absl::Status CheckKvTask(const KvTask& task) {
   if (task.dtype == DType::kFloat32) {
     return absl::InvalidArgumentError("dtype fp32 of q, k and v: need fp16 or bf16");
   }
-  return absl::OkStatus();
+  return CheckQuantizedKeys(task);
 }
 
 absl::Status CheckAttendTask(const AttendTask& task) {
@@ -40,7 +40,7 @@ absl::Status CheckAttendTask(const AttendTask& task) {
                                                    " of them: need a start that is a multiple of ",
                                                    kBlockM));
   }
-  return absl::OkStatus();
+  return CheckQuantizedQueries(task);
 }
 
 }  // namespace

@@ -35,11 +35,13 @@ void LaunchPrepareKv(const KvTask& task, std::byte* prepared, ThreadPool& pool) 
   const PreparedKvLayout layout(task);
   const std::int64_t blocks = CeilDiv(task.length_k, kBlockN);
   if (task.precision != Precision::kFp16) {
-    pool.ParallelFor(task.num_heads * blocks, [&](std::int64_t i, int /*participant*/) {
-      GatherBlockStatistics(task, i / blocks, i % blocks, layout.Head(prepared, i / blocks));
-    });
+    if (!task.k_scales.has_value() || task.precision == Precision::kQkInt8PvFp8) {
+      pool.ParallelFor(task.num_heads * blocks, [&](std::int64_t i, int /*participant*/) {
+        GatherBlockStatistics(task, i / blocks, i % blocks, layout.Head(prepared, i / blocks));
+      });
+    }
     pool.ParallelFor(task.num_heads, [&](std::int64_t head, int /*participant*/) {
-      ReduceHead(task, layout.Head(prepared, head));
+      ReduceHead(task, head, layout.Head(prepared, head));
     });
   }
   pool.ParallelFor(task.num_heads * blocks, [&](std::int64_t i, int /*participant*/) {

@@ -56,6 +56,7 @@ void GatherBlockStatisticsImpl(const KvTask& task, std::int64_t head, std::int64
   const BlockStatistics statistics(task, block, out);
   const std::int64_t padded = statistics.padded;
   const std::int64_t rows = BlockRows(task, block);
+  const bool has_k = !task.k_scales.has_value();
   const bool has_v = task.precision == Precision::kQkInt8PvFp8;
   std::fill(statistics.k_sum, statistics.v_min(), 0.0F);
   std::fill(statistics.v_min(), statistics.v_max(), INFINITY);
@@ -65,11 +66,13 @@ void GatherBlockStatisticsImpl(const KvTask& task, std::int64_t head, std::int64
   };
   alignas(64) float row[kMaxHeadDim];
   for (std::int64_t n = 0; n < rows; ++n) {
-    WidenRow(task.dtype, Row(task.k, head, block * kBlockN + n), task.head_dim, padded, row);
-    for (std::int64_t i = 0; i < padded; i += hn::MaxLanes(d)) {
-      const VF32 k = hn::LoadU(d, row + i);
-      const VF32 sum = hn::LoadU(d, statistics.k_sum + i);
-      hn::StoreU(hn::Add(sum, hn::IfThenElseZero(is_finite(k), k)), d, statistics.k_sum + i);
+    if (has_k) {
+      WidenRow(task.dtype, Row(task.k, head, block * kBlockN + n), task.head_dim, padded, row);
+      for (std::int64_t i = 0; i < padded; i += hn::MaxLanes(d)) {
+        const VF32 k = hn::LoadU(d, row + i);
+        const VF32 sum = hn::LoadU(d, statistics.k_sum + i);
+        hn::StoreU(hn::Add(sum, hn::IfThenElseZero(is_finite(k), k)), d, statistics.k_sum + i);
+      }
     }
     if (!has_v) continue;
     WidenRow(task.dtype, Row(task.v, head, block * kBlockN + n), task.head_dim, padded, row);
@@ -95,6 +98,29 @@ void WidenBlock(const KvTask& task, const ConstHeads& from, std::int64_t head, s
              to + n * padded);
   }
   std::fill(to + rows * padded, to + kBlockN * padded, 0.0F);
+}
+
+// Four channels of key `n` of a block, from channel `i` on, to their place in the packed block.
+void PackFourChannels(const std::int8_t* x8, std::int64_t i, std::int64_t n, std::uint8_t* packed) {
+  std::uint32_t four;
+  std::memcpy(&four, x8 + i, sizeof(four));
+  four ^= 0x80808080U;  // adds kKeyBias to each
+  std::memcpy(packed + i * kBlockN + n * 4, &four, sizeof(four));
+}
+
+// Keys that are `sage1` already.
+void PackGivenKeys(const KvTask& task, std::int64_t head, std::int64_t block,
+                   const MutablePreparedHead& out) {
+  const std::int64_t rows = BlockRows(task, block);
+  out.k_scales[block] = task.k_scales->scales[head * task.k_scales->head_stride + block];
+  std::uint8_t* const packed = out.k8 + block * kBlockN * task.head_dim;
+  const auto* const data = static_cast<const std::int8_t*>(task.k.data) +
+                           head * task.k.head_stride + block * kBlockN * task.k.row_stride;
+  constexpr std::int8_t kZeros[kMaxHeadDim] = {};
+  for (std::int64_t n = 0; n < kBlockN; ++n) {
+    const std::int8_t* const x8 = n < rows ? data + n * task.k.row_stride : kZeros;
+    for (std::int64_t i = 0; i < task.head_dim; i += 4) PackFourChannels(x8, i, n, packed);
+  }
 }
 
 void PackInt8Keys(const KvTask& task, std::int64_t head, std::int64_t block,
@@ -125,12 +151,7 @@ void PackInt8Keys(const KvTask& task, std::int64_t head, std::int64_t block,
   alignas(64) std::int8_t x8[kMaxHeadDim];
   for (std::int64_t n = 0; n < kBlockN; ++n) {
     QuantizeRow(x + n * padded, padded, group.r, x8);
-    for (std::int64_t i = 0; i < task.head_dim; i += 4) {
-      std::uint32_t four;
-      std::memcpy(&four, x8 + i, sizeof(four));
-      four ^= 0x80808080U;  // adds kKeyBias to each
-      std::memcpy(packed + i * kBlockN + n * 4, &four, sizeof(four));
-    }
+    for (std::int64_t i = 0; i < task.head_dim; i += 4) PackFourChannels(x8, i, n, packed);
   }
 }
 
@@ -198,7 +219,11 @@ void PackBlockImpl(const KvTask& task, std::int64_t head, std::int64_t block,
     PackHalfKeys(task, head, block, out);
     return;
   }
-  PackInt8Keys(task, head, block, out);
+  if (task.k_scales.has_value()) {
+    PackGivenKeys(task, head, block, out);
+  } else {
+    PackInt8Keys(task, head, block, out);
+  }
   if (task.precision == Precision::kQkInt8PvFp8) PackE4m3Values(task, head, block, out);
 }
 
@@ -218,9 +243,10 @@ void GatherBlockStatistics(const KvTask& task, std::int64_t head, std::int64_t b
   HWY_DYNAMIC_DISPATCH(GatherBlockStatisticsImpl)(task, head, block, out);
 }
 
-void ReduceHead(const KvTask& task, const MutablePreparedHead& out) {
+void ReduceHead(const KvTask& task, std::int64_t head, const MutablePreparedHead& out) {
   const std::int64_t padded = PaddedHeadDim(task.head_dim);
   const std::int64_t blocks = CeilDiv(task.length_k, kBlockN);
+  const bool has_k = !task.k_scales.has_value();
   const bool has_v = task.precision == Precision::kQkInt8PvFp8;
   alignas(64) float k_sum[kMaxHeadDim] = {};
   alignas(64) float v_sum[kMaxHeadDim] = {};
@@ -230,7 +256,7 @@ void ReduceHead(const KvTask& task, const MutablePreparedHead& out) {
   std::fill(v_max, v_max + padded, -INFINITY);
   for (std::int64_t block = 0; block < blocks; ++block) {
     const BlockStatistics statistics(task, block, out);
-    for (std::int64_t i = 0; i < padded; ++i) k_sum[i] += statistics.k_sum[i];
+    for (std::int64_t i = 0; has_k && i < padded; ++i) k_sum[i] += statistics.k_sum[i];
     for (std::int64_t i = 0; has_v && i < padded; ++i) {
       v_sum[i] += statistics.v_sum()[i];
       v_min[i] = std::min(v_min[i], statistics.v_min()[i]);
@@ -239,7 +265,9 @@ void ReduceHead(const KvTask& task, const MutablePreparedHead& out) {
   }
   const float inv = blocks == 0 ? 0.0F : 1.0F / static_cast<float>(task.length_k);
   for (std::int64_t i = 0; i < padded; ++i) {
-    out.smoothing[i] = k_sum[i] * inv;
+    out.smoothing[i] = has_k               ? k_sum[i] * inv
+                       : i < task.head_dim ? task.k_scales->smoothing[head * task.head_dim + i]
+                                           : 0.0F;
     if (!has_v) continue;
     // The range less the mean rounds as each element less the mean does, so this is their maximum.
     float mean = v_sum[i] * inv;

@@ -39,8 +39,14 @@ absl::Status CheckTask(const AttendTask& task) {
                                                    task.kv.length_k, " keys, allowed: up to ",
                                                    kMaxLength, " each"));
   }
-  if (absl::Status status = CheckAlignment("q", task.q); !status.ok()) return status;
-  if (absl::Status status = CheckAlignment("k", task.kv.k); !status.ok()) return status;
+  if (absl::Status status = CheckQuantizedKeys(task.kv); !status.ok()) return status;
+  if (absl::Status status = CheckQuantizedQueries(task); !status.ok()) return status;
+  if (task.q_scales.has_value()) {
+    return absl::UnimplementedError("int8 q: the CUDA kernels only take int8 k so far");
+  }
+  const std::uintptr_t q_alignment = task.q_scales.has_value() ? kInt8Alignment : kAlignment;
+  if (absl::Status status = CheckAlignment("q", task.q, q_alignment); !status.ok()) return status;
+  if (absl::Status status = CheckKeyAlignment(task.kv); !status.ok()) return status;
   if (absl::Status status = CheckAlignment("v", task.kv.v); !status.ok()) return status;
   return CheckAlignment("out", {task.out.data, task.out.head_stride, task.out.row_stride});
 }
@@ -49,11 +55,11 @@ absl::Status CheckTask(const AttendTask& task) {
 DeviceTask ToDeviceTask(const AttendTask& task) {
   const KvTask& kv = task.kv;
   DeviceTask device = {};
-  device.q = ToDeviceHeads(task.q, kv.dtype);
-  device.k = ToDeviceHeads(kv.k, kv.dtype);
-  device.v = ToDeviceHeads(kv.v, kv.dtype);
-  device.out =
-      ToDeviceHeads({task.out.data, task.out.head_stride, task.out.row_stride}, task.output_dtype);
+  device.q = ToDeviceHeads(task.q, task.q_scales.has_value() ? 1 : SizeOf(kv.dtype));
+  device.k = ToDeviceHeads(kv.k, SizeOf(kv.dtype));  // but for INT8 scores
+  device.v = ToDeviceHeads(kv.v, SizeOf(kv.dtype));
+  device.out = ToDeviceHeads({task.out.data, task.out.head_stride, task.out.row_stride},
+                             SizeOf(task.output_dtype));
   device.blocks_k = static_cast<std::int32_t>(NumBlocks(task));
   if (kv.precision != Precision::kFp16) {
     const PreparedKvLayout layout(kv);
@@ -64,6 +70,11 @@ DeviceTask ToDeviceTask(const AttendTask& task) {
                 .row_stride_bytes = row_bytes};
     device.k_scales = reinterpret_cast<const float*>(base + layout.scales);
     device.smoothing = reinterpret_cast<const float*>(base + layout.smoothing);
+  }
+  if (task.q_scales.has_value()) {
+    device.q_scales = task.q_scales->scales;
+    device.q_dots = task.q_scales->dot_smoothing;
+    device.q_scales_head_stride = task.q_scales->head_stride;
   }
   device.lse = task.lse;
   if (!task.mask.full()) {
@@ -89,14 +100,13 @@ DeviceTask ToDeviceTask(const AttendTask& task) {
 
 }  // namespace
 
-absl::Status CheckAlignment(const char* name, const ConstHeads& heads) {
-  constexpr std::uintptr_t kBytes = 16;
+absl::Status CheckAlignment(const char* name, const ConstHeads& heads, std::uintptr_t bytes) {
   constexpr std::int64_t kElements = 8;
-  if (reinterpret_cast<std::uintptr_t>(heads.data) % kBytes != 0 ||
+  if (reinterpret_cast<std::uintptr_t>(heads.data) % bytes != 0 ||
       heads.head_stride % kElements != 0 || heads.row_stride % kElements != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, " has strides of ", heads.head_stride, " and ", heads.row_stride,
-                     " elements or lies off the grid; it must be aligned to ", kBytes,
+                     " elements or lies off the grid; it must be aligned to ", bytes,
                      " bytes with strides that are multiples of ", kElements));
   }
   if (heads.row_stride < 0 || heads.row_stride >= kMaxRowStride) {
@@ -106,8 +116,12 @@ absl::Status CheckAlignment(const char* name, const ConstHeads& heads) {
   return absl::OkStatus();
 }
 
-DeviceHeads ToDeviceHeads(const ConstHeads& heads, DType dtype) {
-  const auto size = static_cast<std::int64_t>(SizeOf(dtype));
+absl::Status CheckKeyAlignment(const KvTask& task) {
+  return CheckAlignment("k", task.k, task.k_scales.has_value() ? kInt8Alignment : kAlignment);
+}
+
+DeviceHeads ToDeviceHeads(const ConstHeads& heads, std::size_t element_bytes) {
+  const auto size = static_cast<std::int64_t>(element_bytes);
   // Kernels write through `out` alone.
   return {.data = static_cast<std::uint8_t*>(const_cast<void*>(heads.data)),
           .head_stride_bytes = heads.head_stride * size,

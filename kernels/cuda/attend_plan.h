@@ -45,9 +45,14 @@ struct AttendPlan {
 // than one launch counts (2^31 items).
 absl::StatusOr<AttendPlan> MakeAttendPlan(std::span<const AttendTask> tasks);
 
-// INVALID_ARGUMENT where kernels could not read `heads` 16 bytes at a time.
-absl::Status CheckAlignment(const char* name, const ConstHeads& heads);
-DeviceHeads ToDeviceHeads(const ConstHeads& heads, DType dtype);
+// Kernels read eight elements at a time.
+inline constexpr std::uintptr_t kAlignment = 16;
+inline constexpr std::uintptr_t kInt8Alignment = 8;
+// INVALID_ARGUMENT where kernels could not read `heads` so many bytes at a time.
+absl::Status CheckAlignment(const char* name, const ConstHeads& heads,
+                            std::uintptr_t bytes = kAlignment);
+absl::Status CheckKeyAlignment(const KvTask& task);
+DeviceHeads ToDeviceHeads(const ConstHeads& heads, std::size_t element_bytes);
 ElementType ToElementType(DType dtype);
 
 // Offsets of the parts of an Attend() workspace. Sized by shapes alone, for the worst mask.

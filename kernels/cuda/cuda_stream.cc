@@ -53,17 +53,22 @@ absl::Status CudaStream::CopyToHost(void* host, const void* device, std::size_t 
 }
 
 absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
+  if (absl::Status status = CheckQuantizedKeys(task); !status.ok()) return status;
   if (task.precision == Precision::kFp16) return absl::OkStatus();
-  if (absl::Status status = CheckAlignment("k", task.k); !status.ok()) return status;
+  if (absl::Status status = CheckKeyAlignment(task); !status.ok()) return status;
   const PreparedKvLayout layout(task);
   auto* const base = static_cast<std::uint8_t*>(prepared);
+  const bool given = task.k_scales.has_value();
   const PrepareKeysArgs args = {
-      .k = ToDeviceHeads(task.k, task.dtype),
+      .k = ToDeviceHeads(task.k, given ? 1 : SizeOf(task.dtype)),
       .type = ToElementType(task.dtype),
       .num_heads = task.num_heads,
       .length_k = static_cast<std::int32_t>(task.length_k),
       .head_dim = static_cast<std::int32_t>(task.head_dim),
       .padded_dim = static_cast<std::int32_t>(PaddedHeadDim(task.head_dim)),
+      .given_scales = given ? task.k_scales->scales : nullptr,
+      .given_scales_head_stride = given ? task.k_scales->head_stride : 0,
+      .given_smoothing = given ? task.k_scales->smoothing : nullptr,
       .k8 = base + layout.k8,
       .scales = reinterpret_cast<float*>(base + layout.scales),
       .smoothing = reinterpret_cast<float*>(base + layout.smoothing),

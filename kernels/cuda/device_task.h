@@ -22,13 +22,16 @@ struct DeviceHeads {
 
 // One task. Rows and tiles count from the task's first row.
 struct DeviceTask {
-  DeviceHeads q;
+  DeviceHeads q;  // as given, or `sage1` bytes where there are q_scales
   DeviceHeads k;  // as given, or `sage1` bytes [blocks, 64, padded head_dim] a head
   DeviceHeads v;
   DeviceHeads out;
-  float* lse;                // [num_heads_q, q_rows] or nullptr
-  const float* k_scales;     // [num_heads_kv, blocks_k]; INT8 scores only
-  const float* smoothing;    // [num_heads_kv, padded head_dim]; INT8 scores only
+  float* lse;                         // [num_heads_q, q_rows] or nullptr
+  const float* k_scales;              // [num_heads_kv, blocks_k]; INT8 scores only
+  const float* smoothing;             // [num_heads_kv, padded head_dim]; INT8 scores only
+  const float* q_scales;              // [num_heads_q, q_rows], or nullptr: q is to be quantised
+  const float* q_dots;                // likewise q . smoothing, or nullptr: nobody asks for lse
+  std::int64_t q_scales_head_stride;  // of both, in floats
   const std::uint8_t* mask;  // packed bits of the task's first tile; nullptr lists every block
   std::int64_t mask_head_stride_bytes;
   std::int64_t mask_row_stride_bytes;

@@ -5,9 +5,14 @@
 //   3. centre, find the block's largest magnitude, round: a thread block a block of K, which it
 //      reads once and keeps in registers
 //
+// Keys that come quantised are copied, a thread block a block, into the same places.
+//
 // Block sums wait in the room of the block's own bytes, which pass 3 overwrites.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cstdint>
 
 #include "kernels/cuda/prepare_kv.h"
 #include "kernels/cuda/sage1.cuh"
@@ -171,6 +176,41 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareKeysArgs
   if (threadIdx.x == 0) args.scales[blockIdx.x] = group.scale;
 }
 
+// One thread block a block of K; heads without keys have one as well, for their smoothing vector.
+__global__ void __launch_bounds__(kThreads) CopyGivenKeys(const PrepareKeysArgs args) {
+  const int blocks = Blocks(args);
+  const std::int64_t head = blockIdx.x / max(blocks, 1);
+  const int block = static_cast<int>(blockIdx.x % max(blocks, 1));
+  if (block == 0 && threadIdx.x < args.padded_dim) {
+    const int channel = static_cast<int>(threadIdx.x);
+    args.smoothing[head * args.padded_dim + channel] =
+        channel < args.head_dim ? args.given_smoothing[head * args.head_dim + channel] : 0.0F;
+  }
+  if (blocks == 0) return;
+  if (threadIdx.x == 0) {
+    args.scales[blockIdx.x] = args.given_scales[head * args.given_scales_head_stride + block];
+  }
+  const int vectors_per_row = args.padded_dim / kVector;
+  std::uint8_t* const target = BlockBytes(args, head, block);
+  for (int i = static_cast<int>(threadIdx.x); i < kBlockKeys * vectors_per_row; i += kThreads) {
+    const std::int64_t row = static_cast<std::int64_t>(block) * kBlockKeys + i / vectors_per_row;
+    const int channel = i % vectors_per_row * kVector;
+    uint2 bytes = make_uint2(0, 0);
+    if (row < args.length_k && channel < args.head_dim) {
+      bytes = __ldg(reinterpret_cast<const uint2*>(args.k.data + head * args.k.head_stride_bytes +
+                                                   row * args.k.row_stride_bytes + channel));
+    }
+    *reinterpret_cast<uint2*>(target + i * kVector) = bytes;
+  }
+}
+
+cudaError_t LaunchCopyGivenKeys(const PrepareKeysArgs& args, cudaStream_t stream) {
+  const std::int64_t blocks = (args.length_k + kBlockKeys - 1) / kBlockKeys;
+  const std::int64_t grid = args.num_heads * std::max<std::int64_t>(blocks, 1);
+  CopyGivenKeys<<<static_cast<unsigned>(grid), kThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
 template <typename Element>
 cudaError_t Launch(const PrepareKeysArgs& args, cudaStream_t stream) {
   const std::int64_t blocks = (args.length_k + kBlockKeys - 1) / kBlockKeys * args.num_heads;
@@ -192,6 +232,7 @@ cudaError_t Launch(const PrepareKeysArgs& args, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t LaunchPrepareKeys(const PrepareKeysArgs& args, cudaStream_t stream) {
+  if (args.given_scales != nullptr) return LaunchCopyGivenKeys(args, stream);
   return args.type == ElementType::kFloat16 ? Launch<__half>(args, stream)
                                             : Launch<__nv_bfloat16>(args, stream);
 }

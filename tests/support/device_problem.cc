@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/quantize_tensor.h"
 
 namespace sage::testing {
 namespace {
@@ -45,40 +46,84 @@ Memory AllocatePoisoned(Backend& backend, Stream& stream, std::size_t bytes) {
 // Head 0, row 0 of batch entry `b` of a tensor [batch, heads, seqlen, head_dim] or its NHD form.
 template <typename Pointer>
 StridedHeads<Pointer> HeadsOf(const AttentionProblem& problem, std::byte* base, std::int64_t b,
-                              std::int64_t heads, std::int64_t seqlen, DType dtype) {
+                              std::int64_t heads, std::int64_t seqlen, std::size_t element_bytes) {
   const std::int64_t dim = problem.head_dim;
   const bool hnd = problem.layout == Layout::kHnd;
-  return {.data = base + b * heads * seqlen * dim * SizeOf(dtype),
+  return {.data = base + b * heads * seqlen * dim * element_bytes,
           .head_stride = hnd ? seqlen * dim : dim,
           .row_stride = hnd ? dim : heads * dim};
+}
+
+// Rows that do not exist are not to be used; an empty `lengths` is full length everywhere.
+void PoisonPastTheLengths(const AttentionProblem& problem, std::int64_t heads, std::int64_t seqlen,
+                          const std::vector<std::int64_t>& lengths,
+                          std::vector<std::int8_t>* values) {
+  for (std::size_t i = 0; i < values->size() && !lengths.empty(); ++i) {
+    const auto token = static_cast<std::int64_t>(i) / problem.head_dim;
+    const std::int64_t row =
+        problem.layout == Layout::kHnd ? token % seqlen : token / heads % seqlen;
+    if (row >= lengths[token / (heads * seqlen)]) (*values)[i] = 0x55;
+  }
 }
 
 }  // namespace
 
 DeviceProblem::DeviceProblem(Backend& backend, Stream& stream, const AttentionProblem& problem,
-                             const ProblemData& data, BlockMask mask)
-    : problem_(problem), mask_(std::move(mask)) {
+                             const ProblemData& data, BlockMask mask, Prequantized prequantized)
+    : problem_(problem), mask_(std::move(mask)), prequantized_(prequantized) {
   const PoisonedOutput poison(problem);
-  q_ = Upload(backend, stream, std::span(data.q));
-  k_ = Upload(backend, stream, std::span(data.k));
+  const std::vector<float> smoothing = ComputeSmoothing(problem, data.k.data());
+  QuantizedTensor q8;
+  std::vector<float> dots;
+  if (prequantized.q) {
+    q8 = QuantizeQueries(problem, data.q.data());
+    dots = QueryDotSmoothing(problem, data.q.data(), smoothing);
+    PoisonPastTheLengths(problem, problem.num_heads_q, problem.seqlen_q, problem.seqlens_q,
+                         &q8.values);
+    q_ = Upload(backend, stream, std::span<const std::int8_t>(q8.values));
+    q_scales_ = Upload(backend, stream, std::span<const float>(q8.scales));
+    q_dots_ = Upload(backend, stream, std::span<const float>(dots));
+  } else {
+    q_ = Upload(backend, stream, std::span(data.q));
+  }
+  QuantizedTensor k8;
+  if (prequantized.k) {
+    k8 = QuantizeKeys(problem, data.k.data(), smoothing);
+    PoisonPastTheLengths(problem, problem.num_heads_kv, problem.seqlen_k, problem.seqlens_k,
+                         &k8.values);
+    k_ = Upload(backend, stream, std::span<const std::int8_t>(k8.values));
+    k_scales_ = Upload(backend, stream, std::span<const float>(k8.scales));
+    smoothing_ = Upload(backend, stream, std::span(smoothing));
+  } else {
+    k_ = Upload(backend, stream, std::span(data.k));
+  }
   v_ = Upload(backend, stream, std::span(data.v));
   mask_bits_ = Upload(backend, stream, mask_.bits());
   out_ = Upload(backend, stream, std::span(poison.out));
   lse_ = Upload(backend, stream, std::span(poison.lse));
   for (std::int64_t b = 0; b < problem.batch; ++b) {
-    kv_tasks_.push_back({.num_heads = problem.num_heads_kv,
-                         .length_k = problem.length_k(b),
-                         .head_dim = problem.head_dim,
-                         .dtype = problem.dtype,
-                         .precision = problem.precision,
-                         .k = HeadsOf<const void*>(problem, k_.data(), b, problem.num_heads_kv,
-                                                   problem.seqlen_k, problem.dtype),
-                         .v = HeadsOf<const void*>(problem, v_.data(), b, problem.num_heads_kv,
-                                                   problem.seqlen_k, problem.dtype)});
+    const std::int64_t heads = problem.num_heads_kv;
+    const std::size_t width = SizeOf(problem.dtype);
+    kv_tasks_.push_back(
+        {.num_heads = heads,
+         .length_k = problem.length_k(b),
+         .head_dim = problem.head_dim,
+         .dtype = problem.dtype,
+         .precision = problem.precision,
+         .k = HeadsOf<const void*>(problem, k_.data(), b, heads, problem.seqlen_k,
+                                   prequantized.k ? 1 : width),
+         .v = HeadsOf<const void*>(problem, v_.data(), b, heads, problem.seqlen_k, width)});
+    if (prequantized.k) {
+      kv_tasks_.back().k_scales = {.scales = reinterpret_cast<const float*>(k_scales_.data()) +
+                                             b * heads * problem.blocks_k(),
+                                   .head_stride = problem.blocks_k(),
+                                   .smoothing = reinterpret_cast<const float*>(smoothing_.data()) +
+                                                b * heads * problem.head_dim};
+    }
     const std::size_t bytes = backend.PreparedKvBytes(kv_tasks_.back());
     prepared_.push_back(AllocatePoisoned(backend, stream, bytes));
   }
-  Require(stream.Synchronize());  // `poison` has been copied
+  Require(stream.Synchronize());  // what was made here has been copied
 }
 
 void DeviceProblem::Prepare(Stream& stream) const {
@@ -102,12 +147,19 @@ std::vector<AttendTask> DeviceProblem::Tasks(std::int64_t tiles) const {
       task.is_causal = problem_.is_causal;
       task.softmax_scale = problem_.scale();
       task.output_dtype = problem_.output_dtype;
+      const std::size_t q_width = prequantized_.q ? 1 : SizeOf(problem_.dtype);
       task.q = HeadsOf<const void*>(problem_, q_.data(), b, problem_.num_heads_q, problem_.seqlen_q,
-                                    problem_.dtype);
-      task.q.data = static_cast<const std::byte*>(task.q.data) +
-                    begin * task.q.row_stride * SizeOf(problem_.dtype);
+                                    q_width);
+      task.q.data =
+          static_cast<const std::byte*>(task.q.data) + begin * task.q.row_stride * q_width;
+      if (prequantized_.q) {
+        const std::int64_t row = b * problem_.num_heads_q * problem_.seqlen_q + begin;
+        task.q_scales = {.scales = reinterpret_cast<const float*>(q_scales_.data()) + row,
+                         .dot_smoothing = reinterpret_cast<const float*>(q_dots_.data()) + row,
+                         .head_stride = problem_.seqlen_q};
+      }
       task.out = HeadsOf<void*>(problem_, out_.data(), b, problem_.num_heads_q, problem_.seqlen_q,
-                                problem_.output_dtype);
+                                SizeOf(problem_.output_dtype));
       task.out.data = static_cast<std::byte*>(task.out.data) +
                       begin * task.out.row_stride * SizeOf(problem_.output_dtype);
       if (!mask_.full()) {
@@ -149,9 +201,9 @@ PoisonedOutput DeviceProblem::Download(Stream& stream, std::int64_t tiles) const
 
 PoisonedOutput RunProblem(Backend& backend, const AttentionProblem& problem,
                           const ProblemData& data, const BlockMask& mask,
-                          std::int64_t tiles_per_task) {
+                          std::int64_t tiles_per_task, Prequantized prequantized) {
   const std::unique_ptr<Stream> stream = Require(backend.CreateStream());
-  const DeviceProblem device(backend, *stream, problem, data, mask);
+  const DeviceProblem device(backend, *stream, problem, data, mask, prequantized);
   device.Prepare(*stream);
   const std::vector<AttendTask> tasks = device.Tasks(tiles_per_task);
   const Memory workspace = AllocatePoisoned(backend, *stream, backend.AttendWorkspaceBytes(tasks));
