@@ -19,13 +19,12 @@ bool Account::AwaitEmpty(std::chrono::steady_clock::time_point deadline) const {
   return emptied_.wait_until(lock, deadline, [this] { return reserved_ == 0; });
 }
 
-void Account::Reservation::Release() {
+void Account::Reservation::ShrinkTo(std::uint64_t amount) {
   if (account_ == nullptr) return;
   const std::lock_guard lock(account_->mutex_);
-  account_->reserved_ -= amount_;
+  account_->reserved_ -= amount_ - amount;
+  amount_ = amount;
   if (account_->reserved_ == 0) account_->emptied_.notify_all();
-  account_ = nullptr;
-  amount_ = 0;
 }
 
 }  // namespace sage::server

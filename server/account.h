@@ -31,7 +31,9 @@ class Account {
     ~Reservation() { Release(); }
 
     std::uint64_t amount() const { return amount_; }
-    void Release();
+    // Gives back what is beyond `amount`, which is not more than there is.
+    void ShrinkTo(std::uint64_t amount);
+    void Release() { ShrinkTo(0); }
 
    private:
     friend class Account;

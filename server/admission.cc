@@ -39,7 +39,8 @@ absl::StatusOr<Admission::Ticket> Admission::Admit(std::uint64_t host_bytes, Acc
   absl::StatusOr<Account::Reservation> on_device =
       Take(device, device_bytes, "server.device_bytes");
   if (!on_device.ok()) return on_device.status();
-  return Ticket{*std::move(request), *std::move(host), *std::move(on_device)};
+  return Ticket{*std::move(request), std::make_shared<Account::Reservation>(*std::move(host)),
+                *std::move(on_device)};
 }
 
 }  // namespace sage::server

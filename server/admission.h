@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "server/account.h"
@@ -13,10 +14,11 @@ namespace sage::server {
 // Thread-safe; must outlive its tickets.
 class Admission {
  public:
-  // The right of one request to run; gives everything back when destroyed. Move-only.
+  // The right of one request to run; gives everything back when destroyed. Move-only. Host memory
+  // is shared with output on its way to the client, which may be read after the request has ended.
   struct Ticket {
     Account::Reservation request;
-    Account::Reservation host;
+    std::shared_ptr<Account::Reservation> host;
     Account::Reservation device;
   };
 

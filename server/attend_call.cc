@@ -1,19 +1,28 @@
 #include "server/attend_call.h"
 
+#include <array>
+#include <chrono>
+#include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/tensor_piece.h"
+#include "proto/wire/frame.h"
 #include "server/call_record.h"
 #include "server/errors.h"
 #include "server/grpc_status.h"
+#include "server/output_slice.h"
 
 namespace sage::server {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 // Where a unit's piece lies in its whole tensor.
 PieceRuns RunsOf(const AttentionProblem& problem, const Unit& unit, Piece piece) {
@@ -35,12 +44,17 @@ PieceRuns RunsOf(const AttentionProblem& problem, const Unit& unit, Piece piece)
                         .row_count = kv ? problem.seqlen_k : unit.q_count});
 }
 
-class AttendCall final : public grpc::ServerUnaryReactor {
+class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
  public:
-  AttendCall(AttentionCore& core, grpc::CallbackServerContext& context,
+  AttendCall(AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context,
              const grpc::ByteBuffer& request, grpc::ByteBuffer& response)
-      : core_(core), response_buffer_(response), record_("Attend", context.peer()) {
-    const absl::Status status = Begin(context, request);
+      : core_(core),
+        stalls_(stalls),
+        context_(context),
+        response_(response),
+        record_("Attend", context.peer()) {
+    stalls_.Add(this);
+    const absl::Status status = Begin(request);
     bool finish = false;
     {
       const std::lock_guard lock(mutex_);
@@ -58,40 +72,49 @@ class AttendCall final : public grpc::ServerUnaryReactor {
   }
 
   void OnDone() override {
+    stalls_.Remove(this);
     // The last step was taken under the lock, on another thread.
     { const std::lock_guard lock(mutex_); }
     delete this;
   }
 
+  void CheckStall(Clock::time_point now) override {
+    const std::lock_guard lock(mutex_);
+    // The answer holds what the request reserved until the client has read it.
+    if (ended_.has_value() && now - *ended_ > core_.stall_timeout) context_.TryCancel();
+  }
+
  private:
   // Checks, gathers and submits everything; what was submitted runs on even after an error.
-  absl::Status Begin(const grpc::CallbackServerContext& context, const grpc::ByteBuffer& message) {
+  absl::Status Begin(const grpc::ByteBuffer& message) {
     if (message.Length() > core_.max_unary_bytes) {
       return LimitReached("server.max_unary_message_bytes",
                           absl::StrCat("got ", message.Length(), " bytes, the limit is ",
                                        core_.max_unary_bytes, "; use AttendStream"));
     }
     v1::AttendRequest request;
-    grpc::ByteBuffer view(message);  // shares the slices; a parser wants a mutable buffer
-    if (!grpc::SerializationTraits<v1::AttendRequest>::Deserialize(&view, &request).ok()) {
-      return absl::InvalidArgumentError("message: not a protobuf message of the expected type");
-    }
-    // Everything is here already: the window is the whole payload.
-    absl::StatusOr<std::unique_ptr<AttendJob>> job =
-        core_.StartJob(request.header(), context, core_.max_unary_bytes);
+    std::array<FrameData, 3> tensors = {{{.field = v1::AttendRequest::kQFieldNumber},
+                                         {.field = v1::AttendRequest::kKFieldNumber},
+                                         {.field = v1::AttendRequest::kVFieldNumber}}};
+    if (absl::Status status = ParseFrame(message, &request, tensors); !status.ok()) return status;
+    // Everything is here already: the window is the whole request.
+    absl::StatusOr<std::unique_ptr<AttendJob>> job = core_.StartJob(
+        request.header(), context_,
+        {.window_bytes = std::numeric_limits<std::uint64_t>::max(), .whole_entries = true});
     if (!job.ok()) return job.status();
     const AttentionProblem& problem = (*job)->problem();
     const ResidentOperands& resident = (*job)->resident();
-    const auto travelling = [&problem](const auto& held, std::int64_t elements) {
+    const auto travelling = [&problem](const auto& held, std::int64_t elements) -> std::uint64_t {
       return held != nullptr ? 0 : elements * SizeOf(problem.dtype);
     };
-    for (const auto& [field, tensor, allowed] :
-         {std::tuple("q", &request.q(), travelling(resident.q, problem.q_elements())),
-          std::tuple("k", &request.k(), travelling(resident.k, problem.kv_elements())),
-          std::tuple("v", &request.v(), travelling(resident.v, problem.kv_elements()))}) {
-      if (tensor->size() != allowed) {
-        return InvalidField(field, absl::StrCat("got ", tensor->size(), " bytes, allowed ", allowed,
-                                                " for this shape"));
+    const std::array<std::uint64_t, 3> allowed = {travelling(resident.q, problem.q_elements()),
+                                                  travelling(resident.k, problem.kv_elements()),
+                                                  travelling(resident.v, problem.kv_elements())};
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].size != allowed[i]) {
+        return InvalidField(Name(kPieces[i]),
+                            absl::StrCat("got ", tensors[i].size, " bytes, allowed ", allowed[i],
+                                         " for this shape"));
       }
     }
     if (resident.q != nullptr && (*job)->output_bytes() > core_.max_unary_bytes) {
@@ -100,32 +123,35 @@ class AttendCall final : public grpc::ServerUnaryReactor {
           absl::StrCat("the answer has ", (*job)->output_bytes(), " bytes, the limit is ",
                        core_.max_unary_bytes, "; use AttendStream"));
     }
-    if (resident.output == nullptr) {
-      response_.mutable_out()->resize(problem.q_elements() * SizeOf(problem.output_dtype));
-    }
-    if (problem.return_lse) response_.mutable_lse()->resize(problem.lse_elements() * sizeof(float));
+    std::array<FrameReader, 3> readers = {FrameReader(message, tensors[0]),
+                                          FrameReader(message, tensors[1]),
+                                          FrameReader(message, tensors[2])};
     const std::lock_guard lock(mutex_);
     job_ = *std::move(job);
+    outputs_.resize(job_->units().size());
     for (std::uint32_t unit = 0; unit < job_->units().size(); ++unit) {
-      if (absl::Status status = Gather(request, unit); !status.ok()) return status;
+      if (absl::Status status = Gather(readers, unit); !status.ok()) return status;
       if (absl::Status status = SubmitReady(); !status.ok()) return status;
     }
     return absl::OkStatus();
   }
 
   // Takes in what travelled of a unit. With mutex_ held.
-  absl::Status Gather(const v1::AttendRequest& request, std::uint32_t index) {
+  absl::Status Gather(std::array<FrameReader, 3>& readers, std::uint32_t index) {
     const Unit& unit = job_->units()[index];
-    for (const auto& [piece, tensor, bytes] : {std::tuple(Piece::kQ, &request.q(), unit.q_bytes),
-                                               std::tuple(Piece::kK, &request.k(), unit.k_bytes),
-                                               std::tuple(Piece::kV, &request.v(), unit.v_bytes)}) {
-      if (bytes == 0) continue;
-      absl::StatusOr<std::span<std::byte>> destination = job_->Receive(piece, index, 0, bytes);
+    const std::array<std::uint64_t, 3> bytes = {unit.q_bytes, unit.k_bytes, unit.v_bytes};
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      if (bytes[i] == 0) continue;
+      absl::StatusOr<std::span<std::byte>> destination =
+          job_->Receive(kPieces[i], index, 0, bytes[i]);
       if (!destination.ok()) return destination.status();
-      GatherPiece(RunsOf(job_->problem(), unit, piece),
-                  reinterpret_cast<const std::byte*>(tensor->data()), 0,
-                  static_cast<std::int64_t>(bytes), destination->data());
-      record_.PayloadReceived(bytes);
+      const PieceRuns runs = RunsOf(job_->problem(), unit, kPieces[i]);
+      for (std::int64_t run = 0; run < runs.count; ++run) {
+        readers[i].Seek(runs.offset + run * runs.stride_bytes);
+        readers[i].CopyTo(destination->subspan(run * runs.run_bytes, runs.run_bytes));
+      }
+      record_.PayloadReceived(bytes[i]);
+      record_.PayloadCopied(bytes[i]);
     }
     return absl::OkStatus();
   }
@@ -148,26 +174,43 @@ class AttendCall final : public grpc::ServerUnaryReactor {
       const std::lock_guard lock(mutex_);
       status_.Update(result.status);
       if (result.status.ok()) {
-        const Unit& unit = job_->units()[result.unit];
-        if (unit.out_bytes > 0) {
-          ScatterPiece(RunsOf(job_->problem(), unit, Piece::kOut), result.out.data(), 0,
-                       static_cast<std::int64_t>(unit.out_bytes),
-                       reinterpret_cast<std::byte*>(response_.mutable_out()->data()));
-        }
-        if (unit.lse_bytes > 0) {
-          ScatterPiece(RunsOf(job_->problem(), unit, Piece::kLse),
-                       result.out.data() + unit.out_bytes, 0,
-                       static_cast<std::int64_t>(unit.lse_bytes),
-                       reinterpret_cast<std::byte*>(response_.mutable_lse()->data()));
-        }
+        outputs_[result.unit] =
+            std::make_shared<Output>(Output{job_->host_reservation(), std::move(result.out)});
         record_.UnitDone(result.timings);
       }
-      result.out.Reset();
-      job_->OutputSent(result.unit);
-      if (begun_ && status_.ok()) status_.Update(SubmitReady());
       finish = --units_running_ == 0 && begun_;
     }
     if (finish) End();
+  }
+
+  // The answer: output and lse, as the units' slabs hold them.
+  grpc::ByteBuffer Answer() {
+    const std::array<FramePart, 2> parts = {
+        FramePart{v1::AttendResponse::kLseFieldNumber, Collect(Piece::kLse)},
+        FramePart{v1::AttendResponse::kOutFieldNumber, Collect(Piece::kOut)}};
+    record_.OutputSent(job_->output_bytes());
+    v1::AttendResponse response;
+    *response.mutable_trailer() = record_.Trailer(*job_);
+    return MakeFrame(response, parts);
+  }
+
+  // A whole tensor, from the units that hold it.
+  std::vector<grpc::Slice> Collect(Piece piece) {
+    std::map<std::int64_t, grpc::Slice> by_place;
+    for (std::uint32_t index = 0; index < outputs_.size(); ++index) {
+      const Unit& unit = job_->units()[index];
+      const std::uint64_t begin = piece == Piece::kLse ? unit.out_bytes : 0;
+      if ((piece == Piece::kLse ? unit.lse_bytes : unit.out_bytes) == 0) continue;
+      const PieceRuns runs = RunsOf(job_->problem(), unit, piece);
+      for (std::int64_t run = 0; run < runs.count; ++run) {
+        by_place[runs.offset + run * runs.stride_bytes] =
+            SliceOf(outputs_[index], begin + run * runs.run_bytes, runs.run_bytes);
+      }
+    }
+    std::vector<grpc::Slice> slices;
+    slices.reserve(by_place.size());
+    for (auto& [place, slice] : by_place) slices.push_back(std::move(slice));
+    return slices;
   }
 
   // Nothing runs any more. Finish() may free this object.
@@ -177,37 +220,42 @@ class AttendCall final : public grpc::ServerUnaryReactor {
       const std::lock_guard lock(mutex_);
       status = status_;
       if (status.ok()) {
-        record_.OutputSent(job_->output_bytes());
-        *response_.mutable_trailer() = record_.Trailer(*job_);
-        bool own_buffer = false;
-        grpc::SerializationTraits<v1::AttendResponse>::Serialize(response_, &response_buffer_,
-                                                                 &own_buffer);
+        response_ = Answer();
+        job_->ReleaseInputs();
       }
+      outputs_.clear();
       record_.Close(status, job_.get(), core_.metrics);
       job_.reset();
+      ended_ = Clock::now();
     }
     Finish(ToGrpcStatus(status));
   }
 
+  static constexpr std::array<Piece, 3> kPieces = {Piece::kQ, Piece::kK, Piece::kV};
+
   AttentionCore& core_;
-  grpc::ByteBuffer& response_buffer_;  // what travels, made of response_ at the end
+  StallWatch& stalls_;
+  grpc::CallbackServerContext& context_;
+  grpc::ByteBuffer& response_;  // gRPC's, until Finish()
 
   std::mutex mutex_;
   // Guarded by mutex_.
-  v1::AttendResponse response_;
   std::unique_ptr<AttendJob> job_;
   CallRecord record_;
   absl::Status status_;
+  std::vector<std::shared_ptr<Output>> outputs_;  // by unit
   std::size_t units_running_ = 0;
   bool begun_ = false;
+  std::optional<Clock::time_point> ended_;
 };
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, grpc::CallbackServerContext& context,
+grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, StallWatch& stalls,
+                                          grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& request,
                                           grpc::ByteBuffer& response) {
-  return new AttendCall(core, context, request, response);  // deletes itself in OnDone()
+  return new AttendCall(core, stalls, context, request, response);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

@@ -7,7 +7,8 @@
 namespace sage::server {
 
 // The reactor owns itself; gRPC's rules for unary calls apply to the arguments.
-grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, grpc::CallbackServerContext& context,
+grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, StallWatch& stalls,
+                                          grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& request,
                                           grpc::ByteBuffer& response);
 

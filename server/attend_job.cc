@@ -1,6 +1,7 @@
 #include "server/attend_job.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -102,8 +103,13 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
                              .k = spec.resident.k != nullptr,
                              .v = spec.resident.v != nullptr,
                              .out = spec.resident.output != nullptr};
-  absl::StatusOr<std::vector<Unit>> units =
-      PlanUnits(spec.problem, resources.plan_limits, resident);
+  PlanLimits limits = resources.plan_limits;
+  // Prepared keys that are kept go by the cut of their heads.
+  const bool keeps_cut = resident.k && resident.v;
+  if (spec.whole_entries && !keeps_cut) {
+    limits.unit_bytes = std::numeric_limits<std::uint64_t>::max();
+  }
+  absl::StatusOr<std::vector<Unit>> units = PlanUnits(spec.problem, limits, resident);
   if (!units.ok()) return WithFieldPath(units.status(), "header.shape");
   std::unique_ptr<AttendJob> job(
       new AttendJob(spec, resources, device, *std::move(units), window_bytes));
@@ -113,7 +119,7 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
       job->PeakCost(&AttendJob::HostCost) + spec.mask_bytes, device.memory(),
       job->PeakCost(&AttendJob::DeviceCost) + SlabPool::RoundUp(device_mask));
   if (!ticket.ok()) return ticket.status();
-  job->ticket_ = std::make_shared<const Admission::Ticket>(*std::move(ticket));
+  job->ticket_ = *std::move(ticket);
 
   const auto borrowed = std::make_shared<Borrowed>(Borrowed{spec.resident, std::nullopt});
   job->context_->borrowed = borrowed;
@@ -268,7 +274,7 @@ bool AttendJob::HasRoom() const {
   const Unit& unit = units_[next_unit_];
   if (payload_bytes_ == 0 && flow_bytes_held_ >= window_bytes_) return false;
   const Cost cost = HostCost(unit);
-  return host_bytes_held_ + cost.own + cost.kv + mask_bytes_ <= ticket_->host.amount();
+  return host_bytes_held_ + cost.own + cost.kv + mask_bytes_ <= ticket_.host->amount();
 }
 
 bool AttendJob::CanReceive() const {
@@ -395,6 +401,12 @@ void AttendJob::OutputSent(std::uint32_t unit) {
   flow_bytes_held_ -= FlowBytes(sent);
   if (--group_unsent_[sent.kv_unit] == 0) host_bytes_held_ -= HostCost(units_[sent.kv_unit]).kv;
   ++units_sent_;
+}
+
+void AttendJob::ReleaseInputs() {
+  std::uint64_t outputs = 0;
+  for (const Unit& unit : units_) outputs += SlabPool::RoundUp(unit.out_bytes + unit.lse_bytes);
+  ticket_.host->ShrinkTo(std::min(outputs, ticket_.host->amount()));
 }
 
 }  // namespace sage::server

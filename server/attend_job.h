@@ -36,6 +36,9 @@ struct JobSpec {
   std::function<absl::StatusOr<BlockMask>()> make_mask;
   std::string request_id;
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  // Units are whole batch entries, whose pieces lie in one stretch in the whole tensors, unless k
+  // and v are both resident.
+  bool whole_entries = false;
 };
 
 // Tensors that travel.
@@ -70,8 +73,8 @@ class AttendJob {
   std::uint64_t window_bytes() const { return payload_bytes_ > 0 ? window_bytes_ : 0; }
   double block_density() const { return block_density_; }
   const std::shared_ptr<RequestContext>& context() const { return context_; }
-  // What the job reserved; to be held as long as any of its slabs.
-  const std::shared_ptr<const Admission::Ticket>& ticket() const { return ticket_; }
+  // The host memory that the job reserved; to be held as long as any of its slabs.
+  std::shared_ptr<const Account::Reservation> host_reservation() const { return ticket_.host; }
 
   // Payload received so far and in all.
   std::uint64_t received_bytes() const { return received_bytes_; }
@@ -98,6 +101,9 @@ class AttendJob {
 
   // The unit's output has left, and its slab is back in the pool. Units without output, too.
   void OutputSent(std::uint32_t unit);
+
+  // All units are computed: from now on only their outputs are reserved.
+  void ReleaseInputs();
 
  private:
   // What a unit holds of the reservation: its own slabs, and those of a KV group that it carries.
@@ -138,7 +144,7 @@ class AttendJob {
   std::uint64_t window_bytes_ = 0;
   std::uint64_t payload_bytes_ = 0;
   std::uint64_t output_bytes_ = 0;  // lse included
-  std::shared_ptr<const Admission::Ticket> ticket_;
+  Admission::Ticket ticket_;
 
   // Receiving: the unit and piece that come next, and the slabs they go into.
   std::uint32_t next_unit_ = 0;

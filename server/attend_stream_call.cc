@@ -25,27 +25,12 @@
 #include "server/codec.h"
 #include "server/errors.h"
 #include "server/grpc_status.h"
+#include "server/output_slice.h"
 
 namespace sage::server {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// A computed unit's output. Slices on their way to the transport share it; the slab, and what the
-// request reserved, go back when the last one is gone.
-struct Output {
-  std::shared_ptr<const Admission::Ticket> ticket;
-  Slab slab;
-};
-
-// `size` bytes of an output from `offset` on, without a copy.
-grpc::Slice SliceOf(const std::shared_ptr<Output>& output, std::uint64_t offset,
-                    std::uint64_t size) {
-  auto owner = std::make_unique<std::shared_ptr<Output>>(output);
-  void* const data = output->slab.data() + offset;
-  return {data, size, [](void* raw) { delete static_cast<std::shared_ptr<Output>*>(raw); },
-          owner.release()};
-}
 
 class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                                public Stallable {
@@ -172,13 +157,13 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   absl::Status Begin() {
     v1::AttendStreamRequest request;
     FrameData data;
-    if (absl::Status status = ParseFrame(in_, &request, &data); !status.ok()) return status;
+    if (absl::Status status = ParseFrame(in_, &request, {&data, 1}); !status.ok()) return status;
     if (!request.has_header()) return InvalidField("header", "missing from the first message");
     if (request.has_chunk() || data.size > 0) {
       return InvalidField("chunk", "not allowed in the first message");
     }
     absl::StatusOr<std::unique_ptr<AttendJob>> job =
-        core_.StartJob(request.header(), context_, core_.window_bytes);
+        core_.StartJob(request.header(), context_, {.window_bytes = core_.window_bytes});
     if (!job.ok()) return job.status();
     job_ = *std::move(job);
 
@@ -197,7 +182,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   absl::Status ReceiveChunk() {
     v1::AttendStreamRequest request;
     FrameData data;
-    if (absl::Status status = ParseFrame(in_, &request, &data); !status.ok()) return status;
+    if (absl::Status status = ParseFrame(in_, &request, {&data, 1}); !status.ok()) return status;
     if (request.has_header()) return InvalidField("header", "got a second one");
     if (!request.has_chunk()) return InvalidField("chunk", "missing");
     const v1::Chunk& chunk = request.chunk();
@@ -215,7 +200,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     absl::StatusOr<std::span<std::byte>> destination =
         job_->Receive(*piece, chunk.unit(), chunk.offset(), data.size);
     if (!destination.ok()) return destination.status();
-    const std::uint32_t crc = CopyFrameData(in_, data, *destination, chunk.has_crc32c());
+    const std::uint32_t crc = FrameReader(in_, data).CopyTo(*destination, chunk.has_crc32c());
     if (chunk.has_crc32c()) {
       checksums_ = true;
       if (crc != chunk.crc32c()) {
@@ -225,6 +210,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
       }
     }
     record_.PayloadReceived(data.size);
+    record_.PayloadCopied(data.size);
     return absl::OkStatus();
   }
 
@@ -252,9 +238,9 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
         job_->OutputSent(result.unit);  // it is resident
         return;
       }
-      sending_.push_back({result.unit,
-                          std::make_shared<Output>(Output{job_->ticket(), std::move(result.out)}),
-                          0});
+      sending_.push_back(
+          {result.unit,
+           std::make_shared<Output>(Output{job_->host_reservation(), std::move(result.out)}), 0});
     });
   }
 

@@ -29,8 +29,7 @@ std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerC
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
-    const v1::AttendHeader& header, const grpc::CallbackServerContext& context,
-    std::uint64_t window_bytes) {
+    const v1::AttendHeader& header, const grpc::CallbackServerContext& context, Delivery delivery) {
   if (draining.load(std::memory_order_relaxed)) {
     return WithRetryDelay(absl::UnavailableError("the server is draining; try another"),
                           kDrainRetryDelay);
@@ -42,7 +41,8 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
   if (std::chrono::steady_clock::now() >= spec->deadline) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
-  return AttendJob::Create(*std::move(spec), jobs, LeastLoaded(), window_bytes);
+  spec->whole_entries = delivery.whole_entries;
+  return AttendJob::Create(*std::move(spec), jobs, LeastLoaded(), delivery.window_bytes);
 }
 
 Device& AttentionCore::LeastLoaded() const {
@@ -85,7 +85,7 @@ void StallWatch::Run() {
 grpc::ServerUnaryReactor* AttentionService::Attend(grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer* request,
                                                    grpc::ByteBuffer* response) {
-  return StartAttendCall(core_, *context, *request, *response);
+  return StartAttendCall(core_, stalls_, *context, *request, *response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* AttentionService::AttendStream(

@@ -23,6 +23,12 @@
 
 namespace sage::server {
 
+// How the tensors of a request travel.
+struct Delivery {
+  std::uint64_t window_bytes = 0;  // what the client may be ahead of its answers
+  bool whole_entries = false;      // see JobSpec
+};
+
 // What calls need; everything outlives the service.
 struct AttentionCore {
   JobResources jobs;
@@ -41,7 +47,7 @@ struct AttentionCore {
   // none.
   absl::StatusOr<std::unique_ptr<AttendJob>> StartJob(const v1::AttendHeader& header,
                                                       const grpc::CallbackServerContext& context,
-                                                      std::uint64_t window_bytes);
+                                                      Delivery delivery);
 
  private:
   // The device with the least memory reserved.

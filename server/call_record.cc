@@ -81,7 +81,7 @@ void CallRecord::Close(const absl::Status& status, const AttendJob* job, Metrics
     outcome.effective_tops = EffectiveTops(*job, outcome.seconds.kernel);
   }
   metrics.Record(outcome);
-  metrics.AddPayload(bytes_in_, bytes_out_);
+  metrics.AddPayload(bytes_in_, bytes_out_, bytes_copied_);
 
   const std::string shape =
       job == nullptr

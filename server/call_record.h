@@ -22,6 +22,8 @@ class CallRecord {
 
   void PayloadReceived(std::uint64_t bytes);
   void OutputSent(std::uint64_t bytes);
+  // Payload or output bytes that the processor copied from one place in memory to another.
+  void PayloadCopied(std::uint64_t bytes) { bytes_copied_ += bytes; }
   void UnitDone(const UnitTimings& timings);
   void Stalled() { stalled_ = true; }
 
@@ -41,6 +43,7 @@ class CallRecord {
   Clock::time_point first_in_, last_in_, first_out_, last_out_;
   std::uint64_t bytes_in_ = 0;
   std::uint64_t bytes_out_ = 0;
+  std::uint64_t bytes_copied_ = 0;
   UnitTimings device_;
   bool stalled_ = false;
 };

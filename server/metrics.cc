@@ -71,6 +71,8 @@ Metrics::Metrics()
           MakeCounter(*registry_, "sage_deadline_missed_total", "Requests whose deadline passed.")),
       bytes_in_(MakeCounter(*registry_, "sage_bytes_in_total", "Tensor bytes received.")),
       bytes_out_(MakeCounter(*registry_, "sage_bytes_out_total", "Tensor bytes sent.")),
+      bytes_copied_(MakeCounter(*registry_, "sage_bytes_copied_total",
+                                "Tensor bytes copied in user space, on their way in or out.")),
       block_density_(&BuildHistogram()
                           .Name("sage_block_density")
                           .Help("Listed blocks over existing blocks, per request.")
@@ -109,9 +111,11 @@ void Metrics::Record(const RequestOutcome& outcome) {
   effective_tops_->Observe(outcome.effective_tops);
 }
 
-void Metrics::AddPayload(std::uint64_t bytes_in, std::uint64_t bytes_out) {
+void Metrics::AddPayload(std::uint64_t bytes_in, std::uint64_t bytes_out,
+                         std::uint64_t bytes_copied) {
   bytes_in_->Increment(static_cast<double>(bytes_in));
   bytes_out_->Increment(static_cast<double>(bytes_out));
+  bytes_copied_->Increment(static_cast<double>(bytes_copied));
 }
 
 void Metrics::AddGauges(std::vector<Gauge> gauges) {

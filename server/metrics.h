@@ -48,7 +48,7 @@ class Metrics {
   Metrics();
 
   void Record(const RequestOutcome& outcome);
-  void AddPayload(std::uint64_t bytes_in, std::uint64_t bytes_out);
+  void AddPayload(std::uint64_t bytes_in, std::uint64_t bytes_out, std::uint64_t bytes_copied);
 
   std::uint64_t requests_ok() const { return Count(*requests_ok_); }
   std::uint64_t requests_failed() const { return Count(*requests_failed_); }
@@ -56,6 +56,7 @@ class Metrics {
   std::uint64_t requests_cancelled() const { return Count(*requests_cancelled_); }
   std::uint64_t bytes_in() const { return Count(*bytes_in_); }
   std::uint64_t bytes_out() const { return Count(*bytes_out_); }
+  std::uint64_t bytes_copied() const { return Count(*bytes_copied_); }
 
   // Adds gauges, which must be readable until the endpoint is closed.
   void AddGauges(std::vector<Gauge> gauges);
@@ -81,6 +82,7 @@ class Metrics {
   prometheus::Counter* deadline_missed_;
   prometheus::Counter* bytes_in_;
   prometheus::Counter* bytes_out_;
+  prometheus::Counter* bytes_copied_;
   std::array<prometheus::Histogram*, 8> stages_;
   prometheus::Histogram* block_density_;
   prometheus::Histogram* effective_tops_;

@@ -177,6 +177,7 @@ v1::Statistics Server::Parts::Statistics() const {
   statistics.set_units_computed(Sum([](Device& d) { return d.engine().units_computed(); }));
   statistics.set_payload_bytes_in(metrics.bytes_in());
   statistics.set_payload_bytes_out(metrics.bytes_out());
+  statistics.set_payload_bytes_copied(metrics.bytes_copied());
   statistics.set_host_bytes_reserved(admission.host().reserved());
   statistics.set_device_bytes_reserved(Sum([](Device& d) { return d.memory().reserved(); }));
   statistics.set_slab_bytes_in_use(host_pool.in_use_bytes() +

@@ -1,12 +1,15 @@
 #include "client/internal/inline_call.h"
 
 #include <algorithm>
-#include <cstring>
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -15,7 +18,9 @@
 #include "client/internal/wire_header.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
-#include "sage/v1/attention.grpc.pb.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "proto/wire/frame.h"
+#include "sage/v1/attention.pb.h"
 
 namespace sage::internal {
 namespace {
@@ -23,33 +28,7 @@ namespace {
 // Room for the header's small fields, the trailer and the tags of the payload fields.
 constexpr std::size_t kSmallFieldsBytes = 4 << 10;
 
-// What a running call needs; owned by its completion callback.
-struct InlineCall {
-  AttendRequest request;
-  std::string target;
-  absl::Time started = absl::Now();
-  v1::AttendRequest message;
-  v1::AttendResponse response;
-
-  std::mutex mutex;
-  // Guarded by mutex. Goes before completion is told, since it holds the connection.
-  std::shared_ptr<grpc::ClientContext> context;
-};
-
-void Cancel(InlineCall& call) {
-  std::shared_ptr<grpc::ClientContext> context;
-  {
-    const std::lock_guard lock(call.mutex);
-    context = call.context;
-  }
-  if (context != nullptr) context->TryCancel();
-}
-
-void ReleaseConnection(InlineCall& call) {
-  std::shared_ptr<grpc::ClientContext> context;
-  const std::lock_guard lock(call.mutex);
-  context.swap(call.context);
-}
+constexpr char kMethod[] = "/sage.v1.Attention/Attend";
 
 std::size_t OutBytes(const AttentionProblem& problem) {
   return problem.q_elements() * SizeOf(problem.output_dtype);
@@ -59,42 +38,157 @@ std::size_t LseBytes(const AttentionProblem& problem) {
   return problem.return_lse ? problem.lse_elements() * sizeof(float) : 0;
 }
 
-absl::Status FillTensor(const AttendRequest& request, const void* source, std::int64_t elements,
-                        std::string* field) {
-  field->resize(elements * SizeOf(request.problem.dtype));
-  if (request.float32_inputs) {
-    return ConvertFromFloat32(source, elements, request.problem.dtype, field->data());
+// A running call. The RPC and every slice of memory that the transport still holds keep it alive;
+// the last one to go completes it.
+class InlineCall {
+ public:
+  InlineCall(std::string target, AttendRequest request, Client::AttendCallback done)
+      : target_(std::move(target)), request_(std::move(request)), done_(std::move(done)) {}
+
+  static AttendCall Start(const std::shared_ptr<InlineCall>& call,
+                          const std::shared_ptr<grpc::Channel>& channel, absl::Time deadline);
+
+ private:
+  // The request: the caller's tensors as they lie, or as converted.
+  absl::StatusOr<grpc::ByteBuffer> MakeMessage();
+  absl::StatusOr<const std::byte*> Converted(const void* tensor, std::int64_t elements);
+  grpc::Slice Borrow(const std::byte* data, std::size_t size);
+
+  void Cancel();
+  void Unhold();
+  absl::StatusOr<AttendReport> Result();
+
+  const std::string target_;
+  const AttendRequest request_;
+  const Client::AttendCallback done_;
+  const absl::Time started_ = absl::Now();
+  std::shared_ptr<InlineCall> self_;  // reset on completion
+  std::atomic<int> holds_{1};
+
+  std::vector<std::unique_ptr<std::byte[]>> converted_;
+  grpc::ByteBuffer message_;
+  grpc::ByteBuffer answer_;
+  grpc::Status final_status_;
+
+  std::mutex mutex_;
+  // Guarded by mutex_. Goes before completion is told, since it holds the connection.
+  std::shared_ptr<grpc::ClientContext> context_;
+};
+
+AttendCall InlineCall::Start(const std::shared_ptr<InlineCall>& call,
+                             const std::shared_ptr<grpc::Channel>& channel, absl::Time deadline) {
+  call->self_ = call;
+  absl::StatusOr<grpc::ByteBuffer> message = call->MakeMessage();
+  if (!message.ok()) {
+    call->self_.reset();
+    call->done_(message.status());
+    return {};
   }
-  std::memcpy(field->data(), source, field->size());
-  return absl::OkStatus();
+  call->message_ = *std::move(message);
+  auto context = std::make_shared<grpc::ClientContext>();
+  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
+  {
+    const std::lock_guard lock(call->mutex_);
+    call->context_ = context;
+  }
+  grpc::GenericStub(channel).UnaryCall(context.get(), kMethod, {}, &call->message_, &call->answer_,
+                                       [raw = call.get()](grpc::Status status) {
+                                         raw->final_status_ = std::move(status);
+                                         raw->message_.Clear();
+                                         std::shared_ptr<grpc::ClientContext> over;
+                                         {
+                                           const std::lock_guard lock(raw->mutex_);
+                                           over.swap(raw->context_);
+                                         }
+                                         over.reset();
+                                         raw->Unhold();
+                                       });
+  return AttendCall([weak = std::weak_ptr<InlineCall>(call)] {
+    if (const std::shared_ptr<InlineCall> running = weak.lock()) running->Cancel();
+  });
 }
 
-absl::Status FillMessage(const AttendRequest& request, v1::AttendRequest* message) {
-  const AttentionProblem& problem = request.problem;
-  *message->mutable_header() = MakeHeader(request);
-  absl::Status status = FillTensor(request, request.q, problem.q_elements(), message->mutable_q());
-  status.Update(FillTensor(request, request.k, problem.kv_elements(), message->mutable_k()));
-  status.Update(FillTensor(request, request.v, problem.kv_elements(), message->mutable_v()));
-  return status;
+absl::StatusOr<grpc::ByteBuffer> InlineCall::MakeMessage() {
+  const AttentionProblem& problem = request_.problem;
+  struct Tensor {
+    int field;
+    const void* data;
+    std::int64_t elements;
+  };
+  const std::array<Tensor, 3> tensors = {
+      {{v1::AttendRequest::kQFieldNumber, request_.q, problem.q_elements()},
+       {v1::AttendRequest::kKFieldNumber, request_.k, problem.kv_elements()},
+       {v1::AttendRequest::kVFieldNumber, request_.v, problem.kv_elements()}}};
+  std::array<const std::byte*, 3> sources = {};
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    sources[i] = static_cast<const std::byte*>(tensors[i].data);
+    if (!request_.float32_inputs) continue;
+    absl::StatusOr<const std::byte*> converted = Converted(tensors[i].data, tensors[i].elements);
+    if (!converted.ok()) return converted.status();
+    sources[i] = *converted;
+  }
+  std::array<FramePart, 3> parts;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    parts[i] = {tensors[i].field,
+                {Borrow(sources[i], tensors[i].elements * SizeOf(problem.dtype))}};
+  }
+  v1::AttendRequest small;
+  *small.mutable_header() = MakeHeader(request_);
+  return MakeFrame(small, parts);
 }
 
-absl::StatusOr<AttendReport> TakeResponse(const InlineCall& call) {
-  const AttendRequest& request = call.request;
-  const v1::AttendResponse& response = call.response;
-  if (response.out().size() != OutBytes(request.problem) ||
-      response.lse().size() != LseBytes(request.problem)) {
-    return absl::InternalError(
-        absl::StrCat("the server broke the protocol: output of ", response.out().size(),
-                     " and lse of ", response.lse().size(), " bytes, expected ",
-                     OutBytes(request.problem), " and ", LseBytes(request.problem)));
+absl::StatusOr<const std::byte*> InlineCall::Converted(const void* tensor, std::int64_t elements) {
+  const DType dtype = request_.problem.dtype;
+  converted_.push_back(std::make_unique_for_overwrite<std::byte[]>(elements * SizeOf(dtype)));
+  std::byte* const data = converted_.back().get();
+  if (absl::Status status = ConvertFromFloat32(tensor, elements, dtype, data); !status.ok()) {
+    return status;
   }
-  std::memcpy(request.out, response.out().data(), response.out().size());
-  if (request.lse != nullptr) {
-    std::memcpy(request.lse, response.lse().data(), response.lse().size());
+  return data;
+}
+
+grpc::Slice InlineCall::Borrow(const std::byte* data, std::size_t size) {
+  holds_.fetch_add(1, std::memory_order_relaxed);
+  return {const_cast<std::byte*>(data), size,  // only ever read
+          [](void* call) { static_cast<InlineCall*>(call)->Unhold(); }, this};
+}
+
+void InlineCall::Cancel() {
+  std::shared_ptr<grpc::ClientContext> context;
+  {
+    const std::lock_guard lock(mutex_);
+    context = context_;
   }
-  if (request.on_unit_done) request.on_unit_done(1, 1);
+  if (context != nullptr) context->TryCancel();
+}
+
+void InlineCall::Unhold() {
+  if (holds_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  const std::shared_ptr<InlineCall> self = std::move(self_);
+  done_(Result());
+}
+
+absl::StatusOr<AttendReport> InlineCall::Result() {
+  if (!final_status_.ok()) return FromGrpc(final_status_, target_);
+  const std::size_t out_bytes = OutBytes(request_.problem);
+  const std::size_t lse_bytes = LseBytes(request_.problem);
+  v1::AttendResponse response;
+  std::array<FrameData, 2> data = {{{.field = v1::AttendResponse::kOutFieldNumber},
+                                    {.field = v1::AttendResponse::kLseFieldNumber}}};
+  const auto& [out, lse] = data;
+  if (!ParseFrame(answer_, &response, data).ok()) {
+    return absl::InternalError("the server broke the protocol: an answer that is not protobuf");
+  }
+  if (out.size != out_bytes || lse.size != lse_bytes) {
+    return absl::InternalError(absl::StrCat("the server broke the protocol: output of ", out.size,
+                                            " and lse of ", lse.size, " bytes, expected ",
+                                            out_bytes, " and ", lse_bytes));
+  }
+  FrameReader(answer_, out).CopyTo({static_cast<std::byte*>(request_.out), out_bytes});
+  FrameReader(answer_, lse).CopyTo({reinterpret_cast<std::byte*>(request_.lse), lse_bytes});
+  if (request_.on_unit_done) request_.on_unit_done(1, 1);
   AttendReport report = MakeReport(response.trailer());
-  report.wall_seconds = absl::ToDoubleSeconds(absl::Now() - call.started);
+  report.wall_seconds = absl::ToDoubleSeconds(absl::Now() - started_);
   return report;
 }
 
@@ -127,29 +221,9 @@ std::size_t InlineMessageBytes(const AttendRequest& request) {
 AttendCall StartInlineCall(const std::shared_ptr<grpc::Channel>& channel,
                            const ClientOptions& options, AttendRequest request, absl::Time deadline,
                            Client::AttendCallback done) {
-  auto call = std::make_shared<InlineCall>();
-  call->request = std::move(request);
-  call->target = options.target;
-  if (absl::Status status = FillMessage(call->request, &call->message); !status.ok()) {
-    done(std::move(status));
-    return {};
-  }
-  auto context = std::make_shared<grpc::ClientContext>();
-  if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
-  {
-    const std::lock_guard lock(call->mutex);
-    call->context = context;
-  }
-  v1::Attention::NewStub(channel)->async()->Attend(
-      context.get(), &call->message, &call->response,
-      [call, done = std::move(done)](const grpc::Status& status) {
-        ReleaseConnection(*call);
-        done(status.ok() ? TakeResponse(*call)
-                         : absl::StatusOr<AttendReport>(FromGrpc(status, call->target)));
-      });
-  return AttendCall([weak = std::weak_ptr<InlineCall>(call)] {
-    if (const std::shared_ptr<InlineCall> running = weak.lock()) Cancel(*running);
-  });
+  return InlineCall::Start(
+      std::make_shared<InlineCall>(options.target, std::move(request), std::move(done)), channel,
+      deadline);
 }
 
 }  // namespace sage::internal

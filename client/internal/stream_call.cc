@@ -108,7 +108,7 @@ void StreamCall::OnDone(const grpc::Status& status) {
 absl::Status StreamCall::HandleResponse() {
   v1::AttendStreamResponse message;
   FrameData data;
-  if (absl::Status status = ParseFrame(incoming_, &message, &data); !status.ok()) {
+  if (absl::Status status = ParseFrame(incoming_, &message, {&data, 1}); !status.ok()) {
     return BrokenProtocol("a message that is not valid protobuf");
   }
   if (trailer_) return BrokenProtocol("a message after the trailer");
@@ -164,12 +164,13 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
       is_lse ? reinterpret_cast<std::byte*>(request_.lse) : static_cast<std::byte*>(request_.out);
   std::uint32_t crc = 0;
   std::int64_t at = received;
-  VisitFrameData(incoming_, data, [&](std::span<const std::byte> piece) {
+  for (FrameReader reader(incoming_, data); reader.left() > 0;) {
+    const std::span<const std::byte> piece = reader.Next(data.size);
     const auto bytes = static_cast<std::int64_t>(piece.size());
     if (chunk.has_crc32c()) crc = ExtendCrc32c(crc, piece.data(), piece.size());
     ScatterPiece(runs, piece.data(), at, bytes, whole);
     at += bytes;
-  });
+  }
   if (chunk.has_crc32c() && crc != chunk.crc32c()) {
     return absl::DataLossError(absl::StrCat("output of unit ", chunk.unit(), " at byte ",
                                             chunk.offset(), " arrived damaged: crc32c ", crc,

@@ -17,8 +17,9 @@ using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
 using google::protobuf::io::CodedOutputStream;
 
-constexpr std::uint32_t kDataTag =
-    WireFormatLite::MakeTag(kFrameDataField, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+std::uint32_t TagOf(int field) {
+  return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+}
 
 absl::Status Malformed() {
   return absl::InvalidArgumentError("message: not a protobuf message of the expected type");
@@ -27,10 +28,9 @@ absl::Status Malformed() {
 }  // namespace
 
 absl::Status ParseFrame(const grpc::ByteBuffer& frame, google::protobuf::MessageLite* small,
-                        FrameData* data) {
-  *data = {};
-  // Everything but `data`, byte for byte; small by contract, bounded by the transport's message
-  // limit.
+                        std::span<FrameData> large) {
+  for (FrameData& data : large) data = {.field = data.field};
+  // All other fields, byte for byte; small by contract, bounded by the transport's message limit.
   std::string rest;
   grpc::ByteBuffer view(frame);  // shares the slices; a reader wants a mutable buffer
   grpc::ProtoBufferReader reader(&view);
@@ -38,13 +38,16 @@ absl::Status ParseFrame(const grpc::ByteBuffer& frame, google::protobuf::Message
   google::protobuf::io::StringOutputStream rest_stream(&rest);
   CodedOutputStream output(&rest_stream);
   while (const std::uint32_t tag = input.ReadTag()) {
-    if (tag != kDataTag) {
+    const auto data = std::find_if(large.begin(), large.end(),
+                                   [tag](const FrameData& d) { return TagOf(d.field) == tag; });
+    if (data == large.end()) {
       if (!WireFormatLite::SkipField(&input, tag, &output)) return Malformed();
       continue;
     }
     int size = 0;
     if (!input.ReadVarintSizeAsInt(&size)) return Malformed();
-    *data = {static_cast<std::size_t>(input.CurrentPosition()), static_cast<std::size_t>(size)};
+    data->offset = static_cast<std::size_t>(input.CurrentPosition());
+    data->size = static_cast<std::size_t>(size);
     if (size > 0 && !input.Skip(size)) return Malformed();
   }
   if (!input.ConsumedEntireMessage() ||
@@ -55,45 +58,70 @@ absl::Status ParseFrame(const grpc::ByteBuffer& frame, google::protobuf::Message
   return small->ParseFromString(rest) ? absl::OkStatus() : Malformed();
 }
 
-void VisitFrameData(const grpc::ByteBuffer& frame, FrameData data,
-                    absl::FunctionRef<void(std::span<const std::byte>)> visit) {
-  grpc::ByteBuffer view(frame);
-  grpc::ProtoBufferReader reader(&view);
-  reader.Skip(static_cast<int>(data.offset));
-  const void* piece = nullptr;
-  int piece_size = 0;
-  while (data.size > 0 && reader.Next(&piece, &piece_size)) {
-    const std::size_t size = std::min<std::size_t>(piece_size, data.size);
-    visit({static_cast<const std::byte*>(piece), size});
-    data.size -= size;
-  }
+FrameReader::FrameReader(const grpc::ByteBuffer& frame, FrameData data)
+    : data_(data), within_(data.offset), left_(data.size) {
+  // Never fails: data RPCs do not compress, and other frames cannot be parsed.
+  static_cast<void>(frame.Dump(&slices_));
 }
 
-std::uint32_t CopyFrameData(const grpc::ByteBuffer& frame, FrameData data,
-                            std::span<std::byte> destination, bool with_crc) {
+void FrameReader::Seek(std::size_t position) {
+  const std::size_t now = data_.size - left_;
+  if (position < now) {
+    slice_ = 0;
+    within_ = data_.offset + position;
+  } else {
+    within_ += position - now;
+  }
+  left_ = data_.size - position;
+}
+
+std::span<const std::byte> FrameReader::Next(std::size_t limit) {
+  if (left_ == 0) return {};
+  while (within_ >= slices_[slice_].size()) within_ -= slices_[slice_++].size();
+  const grpc::Slice& slice = slices_[slice_];
+  const std::size_t size = std::min({limit, left_, slice.size() - within_});
+  const auto* const begin = reinterpret_cast<const std::byte*>(slice.begin()) + within_;
+  within_ += size;
+  left_ -= size;
+  return {begin, size};
+}
+
+std::uint32_t FrameReader::CopyTo(std::span<std::byte> destination, bool with_crc) {
   std::uint32_t crc = 0;
-  VisitFrameData(frame, data, [&](std::span<const std::byte> piece) {
+  while (!destination.empty()) {
+    const std::span<const std::byte> piece = Next(destination.size());
     std::memcpy(destination.data(), piece.data(), piece.size());
     if (with_crc) crc = ExtendCrc32c(crc, destination.data(), piece.size());
     destination = destination.subspan(piece.size());
-  });
+  }
   return crc;
 }
 
-grpc::ByteBuffer MakeFrame(const google::protobuf::MessageLite& small, grpc::Slice data) {
+grpc::ByteBuffer MakeFrame(const google::protobuf::MessageLite& small,
+                           std::span<const FramePart> parts) {
+  std::vector<grpc::Slice> slices;
   std::string head = small.SerializeAsString();
-  if (data.size() == 0) {
-    const grpc::Slice only(head);
-    return {&only, 1};
+  for (const FramePart& part : parts) {
+    std::size_t size = 0;
+    for (const grpc::Slice& slice : part.slices) size += slice.size();
+    if (size == 0) continue;
+    {
+      google::protobuf::io::StringOutputStream head_stream(&head);  // appends
+      CodedOutputStream output(&head_stream);
+      output.WriteTag(TagOf(part.field));
+      output.WriteVarint32(static_cast<std::uint32_t>(size));
+    }
+    slices.emplace_back(head);
+    head.clear();
+    slices.insert(slices.end(), part.slices.begin(), part.slices.end());
   }
-  google::protobuf::io::StringOutputStream head_stream(&head);  // appends
-  {
-    CodedOutputStream output(&head_stream);
-    output.WriteTag(kDataTag);
-    output.WriteVarint32(static_cast<std::uint32_t>(data.size()));
-  }
-  const grpc::Slice slices[] = {grpc::Slice(head), std::move(data)};
-  return {slices, 2};
+  if (!head.empty() || slices.empty()) slices.emplace_back(head);
+  return {slices.data(), slices.size()};
+}
+
+grpc::ByteBuffer MakeFrame(const google::protobuf::MessageLite& small, grpc::Slice data) {
+  const FramePart part{kFrameDataField, {std::move(data)}};
+  return MakeFrame(small, std::span(&part, 1));
 }
 
 }  // namespace sage

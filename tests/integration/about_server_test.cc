@@ -185,6 +185,8 @@ TEST_F(AboutServer, StatisticsCount) {
   EXPECT_EQ(after.units_computed(), 2U);
   EXPECT_EQ(static_cast<double>(after.payload_bytes_in()), bytes_in_);
   EXPECT_EQ(static_cast<double>(after.payload_bytes_out()), bytes_out_);
+  // Every byte once on its way in, none on its way out, unary and streamed.
+  EXPECT_EQ(after.payload_bytes_copied(), after.payload_bytes_in());
   EXPECT_EQ(after.host_bytes_reserved(), 0U);
   EXPECT_EQ(after.device_bytes_reserved(), 0U);
   EXPECT_EQ(after.slab_bytes_in_use(), 0U);
@@ -212,6 +214,7 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
       {"sage_stalled_total", 0},
       {"sage_deadline_missed_total", 0},
       {"sage_bytes_in_total", bytes_in_},
+      {"sage_bytes_copied_total", bytes_in_},
       {"sage_bytes_out_total", bytes_out_},
       {"sage_inflight", 0},
       {"sage_queue_depth", 0},

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
 #include "sage/v1/server.grpc.pb.h"
 #include "tests/support/faulty_server_fixture.h"
@@ -124,6 +125,41 @@ TEST_F(StalledPeer, ExceedsItsWindowAndNeverReads) {
       },
       // Only a reset gets past output that nobody reads, and it carries no text of ours.
       StatusCode::CANCELLED, "Cancelled on the server side");
+}
+
+TEST_F(StalledPeer, NeverReadsTheAnswerOfAUnaryRequest) {
+  AttentionProblem problem = SmallProblem();
+  problem.seqlen_q = 1024;
+  problem.head_dim = 128;
+  problem.output_dtype = DType::kFloat32;  // 2 MiB of output
+  const Sample sample{problem, MakeData(problem, DataKind::kNormal, 3), {}};
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // or the connection makes room for all of it
+  grpc::GenericStub stub(
+      grpc::CreateCustomChannel(target(), grpc::InsecureChannelCredentials(), arguments));
+  grpc::CompletionQueue queue;
+  grpc::ClientContext context;
+  const auto call = stub.PrepareCall(&context, "/sage.v1.Attention/Attend", &queue);
+  const auto completed = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  call->StartCall(nullptr);
+  ASSERT_TRUE(completed());
+  const grpc::Slice message(UnaryRequest(sample).SerializeAsString());
+  call->WriteLast(grpc::ByteBuffer(&message, 1), {}, nullptr);
+  ASSERT_TRUE(completed());
+
+  while (Statistics().requests_ok() == 0) std::this_thread::yield();
+  EXPECT_GT(server().held().host_bytes_reserved, 1U << 20)
+      << "output that nobody reads is accounted for";
+  ExpectServesOn();
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  completed();
+  queue.Shutdown();
 }
 
 class CancellingPeer : public StreamPeer {
