@@ -16,7 +16,7 @@ build_packages=(
 test_packages=(
   ccache clang-format-14 clang-tidy-14 git shellcheck
   libbenchmark-dev libgmock-dev libgtest-dev
-  python3 python3-numpy
+  python3 python3-grpcio python3-numpy python3-protobuf python3-pytest python3-venv
 )
 
 say() { printf 'install-deps: %s\n' "$*" >&2; }

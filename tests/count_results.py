@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Counts test cases: prints "PASSED FAILED SKIPPED" for a folder of results.
+"""Counts test cases: prints "PASSED FAILED SKIPPED" for a folder of results, or for pytest's reports.
 
 The folder holds ctest.junit, with one entry a program, and for each GoogleTest program NAME.xml,
 with one entry a case. A program without the latter counts as one case; one that failed although
 none of its cases did (a crash, a timeout, a leak), or could not be started, counts as one failure.
+
+    count_results.py FOLDER
+    count_results.py --pytest REPORT.xml...
 """
 import pathlib
 import sys
@@ -23,8 +26,21 @@ def count_cases(report):
     return counts
 
 
-def main():
-    folder = pathlib.Path(sys.argv[1])
+def count_pytest(reports):
+    """Returns [passed, failed, skipped] of what pytest wrote with --junitxml."""
+    total = [0, 0, 0]
+    for report in reports:
+        for suite in ElementTree.parse(report).iter("testsuite"):
+            failed = int(suite.get("failures")) + int(suite.get("errors"))
+            skipped = int(suite.get("skipped"))
+            total[0] += max(0, int(suite.get("tests")) - failed - skipped)
+            total[1] += failed
+            total[2] += skipped
+    return total
+
+
+def count_ctest(folder):
+    """Returns [passed, failed, skipped] of a folder of results."""
     total = [0, 0, 0]
     for program in ElementTree.parse(folder / "ctest.junit").iter("testcase"):
         status = program.get("status")  # run, fail, notrun or disabled
@@ -38,7 +54,14 @@ def main():
         elif not report.exists():
             counts[0 if status == "run" else 2] += 1
         total = [a + b for a, b in zip(total, counts)]
-    print(*total)
+    return total
+
+
+def main():
+    if sys.argv[1] == "--pytest":
+        print(*count_pytest(sys.argv[2:]))
+    else:
+        print(*count_ctest(pathlib.Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 # builds.
 #
 #   tests/run.sh              all stages
-#   tests/run.sh STAGE...     only these: format shell python release tidy asan tsan, or tsan-grpc,
+#   tests/run.sh STAGE...     only these: format shell release python tidy asan tsan, or tsan-grpc,
 #                             which is not among all
 #
 # Ends with a table of the stages and one line: N passed, N failed, N skipped. That line counts each
@@ -13,7 +13,7 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 readonly logs=$root/build/checks
-readonly all_stages=(format shell python release tidy asan tsan)
+readonly all_stages=(format shell release python tidy asan tsan)
 jobs=$(nproc)
 readonly jobs
 # Debian's interpreter, which has the packages that deploy/install-deps.sh installed.
@@ -97,11 +97,26 @@ run_tests() {
 
 stage_format() { one_check check_format; }
 stage_shell() { one_check check_shell; }
-stage_python() { one_check check_python; }
 stage_tidy() { one_check check_tidy; }
 
 stage_release() {
   one_check build release "$logs/release.log" && run_tests release release
+}
+
+build_server() { # build_server LOG
+  configure release "$1" && quietly "$1" cmake --build --preset release --target sage-server
+}
+
+# The Python client against the release build's server, with PyPI's gRPC and with Debian's.
+stage_python() {
+  local log=$logs/python.log reports=$root/build/python/reports status=0 counts
+  one_check check_python && one_check "$root/tests/python_client.sh" check &&
+    one_check build_server "$log" || return 1
+  "$root/tests/python_client.sh" test "$reports" || status=1
+  counts=$("$python" "$root/tests/count_results.py" --pytest "$reports"/*.xml) || return 1
+  read -r -a counts <<<"$counts"
+  count "${counts[@]}"
+  return "$status"
 }
 
 stage_asan() {
