@@ -57,7 +57,6 @@ inline constexpr float kLargestFoldedUnit = 0.0625F;
 inline constexpr float kLargestFoldedMax = 262144.0F;
 
 inline constexpr int kBadKeySlots = 4;
-inline constexpr int kBlockSlots = 8;
 
 // Tile of bytes in shared memory, rows of 64, 128 or 256 bytes, in chunks of 16 that are swizzled
 // so that the eight rows of an 8x8 matrix lie in different banks.
@@ -67,10 +66,10 @@ struct SwizzledTile {
   static constexpr int kChunks = kRowBytes / 16;
 
   // What the chunk index of a row is combined with, by exclusive or.
-  static __device__ __forceinline__ int Twist(int row) {
+  static __device__ __forceinline__ std::uint32_t Twist(std::uint32_t row) {
     return kRowBytes == 64 ? (row >> 1) & 3 : row & 7;
   }
-  static __device__ __forceinline__ std::uint32_t Offset(int row, int chunk) {
+  static __device__ __forceinline__ std::uint32_t Offset(std::uint32_t row, std::uint32_t chunk) {
     return row * kRowBytes + ((chunk ^ Twist(row)) << 4);
   }
   // The address 2 * step chunks after one of chunk 0 or 1, in a tile aligned to 128 bytes.
@@ -95,6 +94,7 @@ struct alignas(16) TileContext {
   const float* smoothing;
   std::int32_t full;
   std::int32_t total;
+  std::int32_t unpadded;  // entries [0, unpadded) are copied as they are, others may need zeros
   std::int32_t head;
   std::int32_t first_row;
   std::int32_t diagonal;  // row r of the tile sees keys [0, min(r + diagonal, length_k))
@@ -112,7 +112,6 @@ struct SharedStorage {
   alignas(128) std::uint8_t own_q[Policy::kOwnQueryBytes];
   float score_unit[kTileRows];  // log2 units of a raw score, but for the scale of K
   float k_scale[Policy::kStages];
-  std::int32_t blocks[kBlockSlots];  // entry i of the list of blocks, at i % kBlockSlots
   // Keys of a partial block whose row of V is not finite, a bit each. Block i uses slot i % 4: it
   // is cleared a barrier before it is written again, whatever the stages.
   std::uint32_t bad_keys[kBadKeySlots][2];
@@ -149,6 +148,7 @@ __device__ __forceinline__ TileContext MakeContext(const WorkTable& table,
   context.v_row_stride_bytes = static_cast<std::uint32_t>(task.v.row_stride_bytes);
   context.full = row.full;
   context.total = row.total;
+  context.unpadded = task.head_dim == Policy::kHeadDim ? row.full : 0;
   context.length_k = task.length_k;
   context.head_dim = task.head_dim;
   context.diagonal = static_cast<std::int32_t>(
@@ -162,69 +162,89 @@ __device__ __forceinline__ std::int64_t LseIndex(const TileContext& context, int
   return static_cast<std::int64_t>(context.head) * context.task->q_rows + context.first_row + row;
 }
 
-// Copies rows [first_row, first_row + kRows) of a 16-bit tensor into a tile, zeros for rows at or
-// past `rows` and channels past head_dim.
-template <int kRows, int kRowBytes>
+// Copies rows [first_row, first_row + kRows) of a 16-bit tensor into a tile. With kWhole all of
+// them exist and head_dim is the tile's; else rows at or past `rows` and channels past head_dim are
+// zeros.
+template <int kRows, int kRowBytes, bool kWhole>
 __device__ __forceinline__ void CopyRows(std::uint32_t smem, const std::uint8_t* gmem,
                                          std::uint32_t row_stride_bytes, std::int32_t first_row,
                                          std::int32_t rows, int head_dim) {
   using Tile = SwizzledTile<kRowBytes>;
   constexpr int kRowStep = kThreads / Tile::kChunks;
-  const int thread = ptx::ThreadIndex();
-  const int chunk = thread % Tile::kChunks;
-  const int thread_row = thread / Tile::kChunks;
+  const std::uint32_t thread = ptx::ThreadIndex();
+  const std::uint32_t chunk = thread % Tile::kChunks;
+  const std::uint32_t thread_row = thread / Tile::kChunks;
   // Rows of a thread are a multiple of 8 apart: the swizzle is the same for all.
   const std::uint32_t target = smem + Tile::Offset(thread_row, chunk);
-  const std::uint32_t row = first_row + thread_row;
   const std::uint8_t* source =
-      gmem + static_cast<std::uint64_t>(row) * row_stride_bytes + chunk * 16;
+      gmem + static_cast<std::uint64_t>(first_row + thread_row) * row_stride_bytes + chunk * 16;
   const std::uint32_t step_bytes = kRowStep * row_stride_bytes;
-  if (head_dim * 2 == kRowBytes && rows - first_row >= kRows) {
+  if constexpr (kWhole) {
 #pragma unroll
     for (int i = 0; i < kRows / kRowStep; ++i) {
       ptx::CopyAsync16(target + i * kRowStep * kRowBytes, source);
       source += step_bytes;
     }
   } else {
-    const bool in_head = chunk * 8 < head_dim;
+    const bool in_head = static_cast<int>(chunk) * 8 < head_dim;
 #pragma unroll 1
     for (int i = 0; i < kRows / kRowStep; ++i) {
-      const bool exists = in_head && first_row + thread_row + i * kRowStep < rows;
+      const std::int32_t row = first_row + static_cast<std::int32_t>(thread_row) + i * kRowStep;
+      const bool exists = in_head && row < rows;
       ptx::CopyAsync16OrZeros(target + i * kRowStep * kRowBytes, exists ? source : gmem, exists);
       source += step_bytes;
     }
   }
 }
 
-// Starts the copy of key block `block` into `stage`.
+// What the copy of a block needs of the context. Read as a whole, and ahead of its use: one wait
+// for shared memory instead of one a field.
 template <typename Policy>
-__device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage, int stage, int block) {
-  const TileContext& context = storage.context;
+struct BlockSource {
+  const std::uint8_t* k;
+  const std::uint8_t* v;
+  const float* k_scales;
+  std::uint32_t k_row_stride_bytes;
+  std::uint32_t v_row_stride_bytes;
+
+  __device__ __forceinline__ void Read(const TileContext& context) {
+    k = context.k;
+    v = context.v;
+    k_scales = context.k_scales;
+    k_row_stride_bytes = context.k_row_stride_bytes;
+    v_row_stride_bytes = context.v_row_stride_bytes;
+  }
+};
+
+// Starts the copy of key block `block` into `stage`. kWhole as for CopyRows().
+template <bool kWhole, typename Policy>
+__device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage,
+                                          const BlockSource<Policy>& source, int stage, int block) {
+  const std::int32_t length_k = kWhole ? 0 : storage.context.length_k;
+  const std::int32_t head_dim = kWhole ? 0 : storage.context.head_dim;
   const std::uint32_t smem_k = __cvta_generic_to_shared(storage.stages[stage].k);
   const std::uint32_t smem_v = __cvta_generic_to_shared(storage.stages[stage].v);
   if constexpr (Policy::kInt8Scores) {
     using Tile = SwizzledTile<Policy::kScoreRowBytes>;
-    const int thread = ptx::ThreadIndex();
+    const std::uint32_t thread = ptx::ThreadIndex();
     constexpr int kBlockBytes = kBlockKeys * Policy::kScoreRowBytes;
-    const std::uint8_t* source =
-        context.k + static_cast<std::uint64_t>(block) * kBlockBytes + thread * 16;
+    const std::uint8_t* k =
+        source.k + static_cast<std::uint64_t>(block) * kBlockBytes + thread * 16;
     const std::uint32_t target =
         smem_k + Tile::Offset(thread / Tile::kChunks, thread % Tile::kChunks);
 #pragma unroll
     for (int i = 0; i < kBlockBytes / (kThreads * 16); ++i) {
-      ptx::CopyAsync16(target + i * kThreads * 16, source + i * kThreads * 16);
+      ptx::CopyAsync16(target + i * kThreads * 16, k + i * kThreads * 16);
     }
     if (thread == 0) {
-      ptx::CopyAsync4(__cvta_generic_to_shared(&storage.k_scale[stage]), context.k_scales + block);
+      ptx::CopyAsync4(__cvta_generic_to_shared(&storage.k_scale[stage]), source.k_scales + block);
     }
   } else {
-    CopyRows<kBlockKeys, Policy::kScoreRowBytes>(smem_k, context.k, context.k_row_stride_bytes,
-                                                 block * kBlockKeys, context.length_k,
-                                                 context.head_dim);
+    CopyRows<kBlockKeys, Policy::kScoreRowBytes, kWhole>(
+        smem_k, source.k, source.k_row_stride_bytes, block * kBlockKeys, length_k, head_dim);
   }
-  CopyRows<kBlockKeys, Policy::kValueRowBytes>(smem_v, context.v, context.v_row_stride_bytes,
-                                               block * kBlockKeys, context.length_k,
-                                               context.head_dim);
+  CopyRows<kBlockKeys, Policy::kValueRowBytes, kWhole>(smem_v, source.v, source.v_row_stride_bytes,
+                                                       block * kBlockKeys, length_k, head_dim);
 }
 
 // Quantises the 32 query rows of this warp into shared memory, a scale a row; for the lse of
@@ -349,28 +369,30 @@ __device__ __forceinline__ float AsFloat(float score) { return score; }
 __device__ __forceinline__ void Set(int& score, float value) { score = __float_as_int(value); }
 __device__ __forceinline__ void Set(float& score, float value) { score = value; }
 
-// Largest of a row's scores. The bits of biased INT8 scores, which are positive floats, and of -inf
-// order like integers.
+// Largest of the scores that a thread has of a row. The bits of biased INT8 scores, which are
+// positive floats, and of -inf order like integers.
 template <int kCount>
-__device__ __forceinline__ float RowMax(const int (&scores)[kCount][4], int half) {
+__device__ __forceinline__ float ThreadMax(const int (&scores)[kCount][4], int half) {
   int result = max(scores[0][2 * half], scores[0][2 * half + 1]);
 #pragma unroll
   for (int j = 1; j < kCount; ++j) {
     result = __vimax3_s32(result, scores[j][2 * half], scores[j][2 * half + 1]);
   }
-  result = max(result, __shfl_xor_sync(0xffffffffU, result, 1));
-  result = max(result, __shfl_xor_sync(0xffffffffU, result, 2));
   return __int_as_float(result);
 }
 template <int kCount>
-__device__ __forceinline__ float RowMax(const float (&scores)[kCount][4], int half) {
+__device__ __forceinline__ float ThreadMax(const float (&scores)[kCount][4], int half) {
   float result = kNegativeInfinity;
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
     result = fmaxf(result, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
   }
-  result = fmaxf(result, __shfl_xor_sync(0xffffffffU, result, 1));
-  return fmaxf(result, __shfl_xor_sync(0xffffffffU, result, 2));
+  return result;
+}
+// The same over the four threads of a row.
+__device__ __forceinline__ float RowMax(float thread_max) {
+  const float pair = fmaxf(thread_max, __shfl_xor_sync(0xffffffffU, thread_max, 1));
+  return fmaxf(pair, __shfl_xor_sync(0xffffffffU, pair, 2));
 }
 
 // The part of an item that one warp computes: state of the online softmax and its steps.
@@ -462,21 +484,24 @@ class WarpTile {
     const float k_scale = Policy::kInt8Scores ? storage_.k_scale[stage] : 1.0F;
     float unit[kFragments][2];
     float offset[kFragments][2];
-    float step_max[kFragments][2];
-    bool rare = kPartial;
+    float step_max[kFragments][2];  // of this thread's scores
+    float largest_lead = kNegativeInfinity;
+    float largest_bound = 0.0F;
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         unit[f][half] = storage_.score_unit[TileRow(threadIdx.x, f, half)] * k_scale;
-        const float raw = RowMax(scores[f], half) - Policy::kBias;
+        const float raw = ThreadMax(scores[f], half) - Policy::kBias;
         step_max[f][half] = __fmul_rn(raw, unit[f][half]);
         if (kPartial && raw == kNegativeInfinity) step_max[f][half] = raw;  // for a unit of 0
-        rare |= step_max[f][half] > max_[f][half] + kMaxLag;
-        rare |= Policy::kInt8Scores ? unit[f][half] > kLargestFoldedUnit
-                                    : fabsf(step_max[f][half]) > kLargestFoldedMax;
+        largest_lead = fmaxf(largest_lead, step_max[f][half] - max_[f][half]);
+        largest_bound =
+            fmaxf(largest_bound, Policy::kInt8Scores ? unit[f][half] : fabsf(step_max[f][half]));
       }
     }
+    constexpr float kBound = Policy::kInt8Scores ? kLargestFoldedUnit : kLargestFoldedMax;
+    bool rare = kPartial || largest_lead > kMaxLag || largest_bound > kBound;
     rare = __any_sync(0xffffffffU, rare);
     if (rare) Rescale(step_max);
 #pragma unroll
@@ -598,7 +623,7 @@ class WarpTile {
     constexpr std::uint32_t kNaNBits = 0x7fc00000U;
     const int thread = ptx::ThreadIndex();
     const TileContext& context = storage_.context;
-    const int first_key = storage_.blocks[i % kBlockSlots] * kBlockKeys + step * kKeys;
+    const int first_key = __ldg(context.list + i) * kBlockKeys + step * kKeys;
     const std::uint64_t bad_block = storage_.bad_keys[i % kBadKeySlots][1];
     const std::uint64_t bad_keys =
         (bad_block << 32 | storage_.bad_keys[i % kBadKeySlots][0]) >> (step * kKeys);
@@ -645,7 +670,7 @@ class WarpTile {
       float factor[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float next = fmaxf(max_[f][half], step_max[f][half]);
+        const float next = fmaxf(max_[f][half], RowMax(step_max[f][half]));
         // A row that has seen nothing yet keeps its zeros: -inf minus -inf is no number.
         factor[half] = next == kNegativeInfinity ? 1.0F : ptx::Exp2(max_[f][half] - next);
         max_[f][half] = next;
@@ -710,48 +735,57 @@ class WarpTile {
   float out_[kFragments][kChannelTiles][4];
 };
 
-// Entry `i` of the list of blocks, where there is one, is on its way to its slot.
-template <typename Policy>
-__device__ __forceinline__ void CopyBlockNumber(SharedStorage<Policy>& storage, int i) {
-  if (threadIdx.x == 0 && i < storage.context.total) {
-    ptx::CopyAsync4(__cvta_generic_to_shared(&storage.blocks[i % kBlockSlots]),
-                    storage.context.list + i);
-  }
+// Entry `i` of the list of key blocks, or any other where there is none. Asked for a block's work
+// before it is needed.
+__device__ __forceinline__ int ListedBlock(const TileContext& context, int i) {
+  return __ldg(context.list + min(i, context.total - 1));
 }
 
-// Entries [i, end) of the list of blocks, all whole or all partial; i counts on, and its stage.
+// How far the mainloop has come: entry `i` of the list of blocks lies in `stage`, and the next to
+// be copied is `next_block`.
+struct Progress {
+  int i = 0;
+  int stage = 0;
+  int next_block = 0;
+};
+
+// Entries [at.i, end) of the list of blocks, all whole or all partial.
 template <bool kPartial, typename Policy>
 __device__ __forceinline__ void AddBlocks(SharedStorage<Policy>& storage, WarpTile<Policy>& warp,
-                                          int end, int& i, int& stage) {
+                                          int end, Progress& at) {
   constexpr int kAhead = Policy::kStages - 1;
   // Masking takes registers: half of the keys at a time.
   constexpr int kKeys = kPartial ? 32 : Policy::kStepKeys;
-  static_assert(2 * kAhead < kBlockSlots);
-  for (; i < end; ++i) {
+  for (; at.i < end; ++at.i) {
     ptx::WaitForCopies<kAhead - 1>();
-    if constexpr (kPartial) ContainBadValues(storage, stage, i);
+    if constexpr (kPartial) ContainBadValues(storage, at.stage, at.i);
     __syncthreads();
     if constexpr (kPartial) {
       if (threadIdx.x < 2) {
-        storage.bad_keys[(i + kBadKeySlots - 1) % kBadKeySlots][threadIdx.x] = 0;
+        storage.bad_keys[(at.i + kBadKeySlots - 1) % kBadKeySlots][threadIdx.x] = 0;
       }
     }
+    BlockSource<Policy> source;
+    if constexpr (!Policy::kShortOfRegisters) source.Read(storage.context);
 #pragma unroll 1
     for (int step = 0; step < kBlockKeys / kKeys; ++step) {
       Scores<Policy, kKeys> scores;
-      warp.template MultiplyKeys<kKeys>(stage, step, scores);
+      warp.template MultiplyKeys<kKeys>(at.stage, step, scores);
       if (step == 0) {
         // Issued under the tensor cores' work, into the stage of the block before this one.
-        if (i + kAhead < storage.context.total) {
-          CopyBlock(storage, stage == 0 ? kAhead : stage - 1,
-                    storage.blocks[(i + kAhead) % kBlockSlots]);
+        if constexpr (Policy::kShortOfRegisters) source.Read(storage.context);
+        const int target = at.stage == 0 ? kAhead : at.stage - 1;
+        if (!kPartial && at.i + kAhead < storage.context.unpadded) {
+          CopyBlock<true>(storage, source, target, at.next_block);
+        } else if (at.i + kAhead < storage.context.total) {
+          CopyBlock<false>(storage, source, target, at.next_block);
         }
-        CopyBlockNumber(storage, i + 2 * kAhead);
         ptx::CommitCopies();
+        at.next_block = ListedBlock(storage.context, at.i + kAhead + 1);
       }
-      warp.template AddStep<kPartial, kKeys>(stage, step, i, scores);
+      warp.template AddStep<kPartial, kKeys>(at.stage, step, at.i, scores);
     }
-    stage = stage == kAhead ? 0 : stage + 1;
+    at.stage = at.stage == kAhead ? 0 : at.stage + 1;
   }
 }
 
@@ -762,19 +796,21 @@ __device__ __forceinline__ void AttendItem(SharedStorage<Policy>& storage) {
 
   // Prologue: the first blocks are on their way while Q is quantised.
   if constexpr (!Policy::kInt8Scores) {
-    CopyRows<kTileRows, Policy::kScoreRowBytes>(
+    CopyRows<kTileRows, Policy::kScoreRowBytes, /*kWhole=*/false>(
         __cvta_generic_to_shared(storage.q()), context.q,
         static_cast<std::uint32_t>(context.task->q.row_stride_bytes), 0,
         context.task->rows_valid - context.first_row, context.head_dim);
     storage.score_unit[threadIdx.x] = context.task->softmax_scale * kLog2E;
   }
+  BlockSource<Policy> source;
+  source.Read(context);
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    if (i < context.total) CopyBlock(storage, i, __ldg(context.list + i));
-    CopyBlockNumber(storage, i);
-    CopyBlockNumber(storage, i + kAhead);
+    if (i < context.total) CopyBlock<false>(storage, source, i, ListedBlock(context, i));
     ptx::CommitCopies();
   }
+  Progress at;
+  if (context.total > 0) at.next_block = ListedBlock(context, kAhead);
   if constexpr (Policy::kInt8Scores) QuantizeQueries(storage);
   WarpTile<Policy> warp(storage);
   if constexpr (Policy::kInt8Scores) {
@@ -783,10 +819,8 @@ __device__ __forceinline__ void AttendItem(SharedStorage<Policy>& storage) {
   }
 
   // Mainloop.
-  int i = 0;
-  int stage = 0;
-  AddBlocks<false>(storage, warp, context.full, i, stage);
-  AddBlocks<true>(storage, warp, context.total, i, stage);
+  AddBlocks<false>(storage, warp, context.full, at);
+  AddBlocks<true>(storage, warp, context.total, at);
 
   // Epilogue.
   warp.Write();
@@ -829,8 +863,9 @@ struct KernelPolicy {
   static constexpr int kMinBlocks = kMinBlocksT;  // thread blocks an SM, which bounds registers
   static constexpr bool kQueriesInRegisters = kQueriesInRegistersT;
   static_assert(kInt8Scores || !kQueriesInRegisters, "16-bit Q would not fit");
-  // Keys a step of the softmax: fewer where Q takes its share of the registers.
-  static constexpr int kStepKeys = kHeadDim == 128 && kQueriesInRegisters ? 32 : 64;
+  static constexpr bool kShortOfRegisters = kHeadDim == 128 && kQueriesInRegisters;
+  // Keys a step of the softmax.
+  static constexpr int kStepKeys = kShortOfRegisters ? 32 : 64;
   static constexpr int kOwnQueryBytes = kQueriesInRegisters ? 1 : kTileRows * kScoreRowBytes;
 };
 
