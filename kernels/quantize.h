@@ -16,6 +16,7 @@
 #ifndef SAGE_KERNELS_QUANTIZE_H_
 #define SAGE_KERNELS_QUANTIZE_H_
 
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/attention.h"
@@ -31,6 +32,9 @@ struct HeadView {
   std::int64_t row_stride = 0;
   std::int64_t head_dim = 0;
 };
+
+// Whether a group can have this scale: finite and not negative, or NaN for non-finite values.
+inline bool IsGroupScale(float scale) { return !std::isinf(scale) && !(scale < 0.0F); }
 
 // c[head_dim] of one KV head; k.rows is the effective key length. k.rows == 0 gives c = 0.
 void ComputeSmoothing(const HeadView& k, float* c);

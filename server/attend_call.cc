@@ -25,14 +25,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Where a unit's piece lies in its whole tensor.
-PieceRuns RunsOf(const AttentionProblem& problem, const Unit& unit, Piece piece) {
+PieceRuns RunsOf(const AttendJob& job, const Unit& unit, Piece piece) {
+  const AttentionProblem& problem = job.problem();
   const bool kv = piece == Piece::kK || piece == Piece::kV;
   const std::int64_t group = kv ? 1 : problem.group_size();
-  const DType dtype = piece == Piece::kOut ? problem.output_dtype : problem.dtype;
   TensorExtent whole{.layout = problem.layout,
                      .heads = kv ? problem.num_heads_kv : problem.num_heads_q,
                      .rows = kv ? problem.seqlen_k : problem.seqlen_q,
-                     .width_bytes = problem.head_dim * static_cast<std::int64_t>(SizeOf(dtype))};
+                     .width_bytes = problem.head_dim * job.ElementBytes(piece)};
   if (piece == Piece::kLse) {
     whole.layout = Layout::kHnd;
     whole.width_bytes = sizeof(float);
@@ -104,12 +104,14 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
     if (!job.ok()) return job.status();
     const AttentionProblem& problem = (*job)->problem();
     const ResidentOperands& resident = (*job)->resident();
-    const auto travelling = [&problem](const auto& held, std::int64_t elements) -> std::uint64_t {
-      return held != nullptr ? 0 : elements * SizeOf(problem.dtype);
+    const auto travelling = [&](const auto& held, Piece piece, std::int64_t elements) {
+      return static_cast<std::uint64_t>(held != nullptr ? 0
+                                                        : elements * (*job)->ElementBytes(piece));
     };
-    const std::array<std::uint64_t, 3> allowed = {travelling(resident.q, problem.q_elements()),
-                                                  travelling(resident.k, problem.kv_elements()),
-                                                  travelling(resident.v, problem.kv_elements())};
+    const std::array<std::uint64_t, 3> allowed = {
+        travelling(resident.q, Piece::kQ, problem.q_elements()),
+        travelling(resident.k, Piece::kK, problem.kv_elements()),
+        travelling(resident.v, Piece::kV, problem.kv_elements())};
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].size != allowed[i]) {
         return InvalidField(Name(kPieces[i]),
@@ -145,7 +147,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
       absl::StatusOr<std::span<std::byte>> destination =
           job_->Receive(kPieces[i], index, 0, bytes[i]);
       if (!destination.ok()) return destination.status();
-      const PieceRuns runs = RunsOf(job_->problem(), unit, kPieces[i]);
+      const PieceRuns runs = RunsOf(*job_, unit, kPieces[i]);
       for (std::int64_t run = 0; run < runs.count; ++run) {
         readers[i].Seek(runs.offset + run * runs.stride_bytes);
         readers[i].CopyTo(destination->subspan(run * runs.run_bytes, runs.run_bytes));
@@ -201,7 +203,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
       const Unit& unit = job_->units()[index];
       const std::uint64_t begin = piece == Piece::kLse ? unit.out_bytes : 0;
       if ((piece == Piece::kLse ? unit.lse_bytes : unit.out_bytes) == 0) continue;
-      const PieceRuns runs = RunsOf(job_->problem(), unit, piece);
+      const PieceRuns runs = RunsOf(*job_, unit, piece);
       for (std::int64_t run = 0; run < runs.count; ++run) {
         by_place[runs.offset + run * runs.stride_bytes] =
             SliceOf(outputs_[index], begin + run * runs.run_bytes, runs.run_bytes);

@@ -109,14 +109,15 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   if (spec.whole_entries && !keeps_cut) {
     limits.unit_bytes = std::numeric_limits<std::uint64_t>::max();
   }
-  absl::StatusOr<std::vector<Unit>> units = PlanUnits(spec.problem, limits, resident);
+  absl::StatusOr<std::vector<Unit>> units =
+      PlanUnits(spec.problem, limits, resident, spec.quantized.operands());
   if (!units.ok()) return WithFieldPath(units.status(), "header.shape");
-  std::unique_ptr<AttendJob> job(
-      new AttendJob(spec, resources, device, *std::move(units), window_bytes));
+  std::unique_ptr<AttendJob> job(new AttendJob(spec, std::move(spec.quantized), resources, device,
+                                               *std::move(units), window_bytes));
 
   const std::uint64_t device_mask = device.backend().info().unified_memory ? 0 : spec.mask_bytes;
   absl::StatusOr<Admission::Ticket> ticket = resources.admission.Admit(
-      job->PeakCost(&AttendJob::HostCost) + spec.mask_bytes, device.memory(),
+      job->PeakCost(&AttendJob::HostCost) + job->header_bytes_, device.memory(),
       job->PeakCost(&AttendJob::DeviceCost) + SlabPool::RoundUp(device_mask));
   if (!ticket.ok()) return ticket.status();
   job->ticket_ = *std::move(ticket);
@@ -144,13 +145,14 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   return job;
 }
 
-AttendJob::AttendJob(const JobSpec& spec, const JobResources& resources, Device& device,
-                     std::vector<Unit> units, std::uint64_t window_bytes)
+AttendJob::AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobResources& resources,
+                     Device& device, std::vector<Unit> units, std::uint64_t window_bytes)
     : resources_(resources),
       device_(device),
       problem_(spec.problem),
       resident_(spec.resident),
-      mask_bytes_(spec.mask_bytes),
+      quantized_(std::move(quantized)),
+      header_bytes_(spec.mask_bytes + quantized_.bytes()),
       request_id_(spec.request_id),
       units_(std::move(units)),
       context_(std::make_shared<RequestContext>()),
@@ -171,16 +173,40 @@ AttendJob::AttendJob(const JobSpec& spec, const JobResources& resources, Device&
   SkipResident();
 }
 
+std::int64_t AttendJob::ElementBytes(Piece piece) const {
+  switch (piece) {
+    case Piece::kQ:
+      return quantized().q ? 1 : SizeOf(problem_.dtype);
+    case Piece::kK:
+      return quantized().k ? 1 : SizeOf(problem_.dtype);
+    case Piece::kV:
+      return SizeOf(problem_.dtype);
+    case Piece::kOut:
+      return SizeOf(problem_.output_dtype);
+    case Piece::kLse:
+      return sizeof(float);
+  }
+  return 0;
+}
+
 std::uint64_t AttendJob::FlowBytes(const Unit& unit) const {
   if (payload_bytes_ > 0) return unit.payload_bytes();
   return unit.kv_head_count * problem_.group_size() * unit.q_count * problem_.head_dim *
          SizeOf(problem_.dtype);
 }
 
+std::uint64_t AttendJob::QueryBytes(const Unit& unit) const {
+  return unit.q_bytes + QueryScaleBytes(quantized_, unit, problem_);
+}
+
+std::uint64_t AttendJob::KeyBytes(const Unit& unit) const {
+  return unit.k_bytes + KeyScaleBytes(quantized_, unit, problem_);
+}
+
 AttendJob::Cost AttendJob::HostCost(const Unit& unit) const {
-  return {
-      .own = SlabPool::RoundUp(unit.q_bytes) + SlabPool::RoundUp(unit.out_bytes + unit.lse_bytes),
-      .kv = SlabPool::RoundUp(unit.k_bytes + unit.v_bytes)};
+  return {.own = SlabPool::RoundUp(QueryBytes(unit)) +
+                 SlabPool::RoundUp(unit.out_bytes + unit.lse_bytes),
+          .kv = SlabPool::RoundUp(KeyBytes(unit) + unit.v_bytes)};
 }
 
 AttendJob::Cost AttendJob::DeviceCost(const Unit& unit) const {
@@ -274,7 +300,7 @@ bool AttendJob::HasRoom() const {
   const Unit& unit = units_[next_unit_];
   if (payload_bytes_ == 0 && flow_bytes_held_ >= window_bytes_) return false;
   const Cost cost = HostCost(unit);
-  return host_bytes_held_ + cost.own + cost.kv + mask_bytes_ <= ticket_.host->amount();
+  return host_bytes_held_ + cost.own + cost.kv + header_bytes_ <= ticket_.host->amount();
 }
 
 bool AttendJob::CanReceive() const {
@@ -289,22 +315,26 @@ void AttendJob::SkipResident() {
 
 absl::Status AttendJob::AcquireSlabs() {
   const Unit& unit = units_[next_unit_];
-  absl::StatusOr<Slab> q = resources_.host_pool.Acquire(unit.q_bytes);
+  absl::StatusOr<Slab> q = resources_.host_pool.Acquire(QueryBytes(unit));
   if (!q.ok()) return q.status();
   absl::StatusOr<Slab> out = resources_.host_pool.Acquire(unit.out_bytes + unit.lse_bytes);
   if (!out.ok()) return out.status();
   if (unit.q_begin == 0) {
-    absl::StatusOr<Slab> kv = resources_.host_pool.Acquire(unit.k_bytes + unit.v_bytes);
+    absl::StatusOr<Slab> kv = resources_.host_pool.Acquire(KeyBytes(unit) + unit.v_bytes);
     if (!kv.ok()) return kv.status();
     kv_ = KeptKv(unit);
     if (kv_ == nullptr) {
       kv_ = std::make_shared<KvGroup>();
       kv_->task = MakeKvTask(unit);
       kv_->host = *std::move(kv);
-      kv_->k_bytes = unit.k_bytes;
+      kv_->k_bytes = KeyBytes(unit);
       kv_->v_bytes = unit.v_bytes;
       if (unit.k_bytes > 0) kv_->task.k.data = kv_->host.data();
-      if (unit.v_bytes > 0) kv_->task.v.data = kv_->host.data() + unit.k_bytes;
+      if (unit.v_bytes > 0) kv_->task.v.data = kv_->host.data() + kv_->k_bytes;
+      if (quantized().k) {
+        kv_->task.k_scales =
+            PlaceKeyScales(quantized_, unit, problem_, kv_->host.data() + unit.k_bytes);
+      }
     }
   }
   q_ = *std::move(q);
@@ -375,13 +405,16 @@ absl::StatusOr<std::optional<UnitWork>> AttendJob::TakeReadyUnit() {
   work.unit = next_unit_;
   work.task = MakeTask(unit);
   if (resident_.q == nullptr) work.task.q.data = q_.data();
+  if (quantized().q) {
+    work.task.q_scales = PlaceQueryScales(quantized_, unit, problem_, q_.data() + unit.q_bytes);
+  }
   if (resident_.output == nullptr) work.task.out.data = out_.data();
   if (unit.lse_bytes > 0) {
     work.task.lse = reinterpret_cast<float*>(out_.data() + unit.out_bytes);
   }
   work.q = std::move(q_);
   work.out = std::move(out_);
-  work.q_bytes = unit.q_bytes;
+  work.q_bytes = QueryBytes(unit);
   work.out_bytes = unit.out_bytes + unit.lse_bytes;
   work.out_is_resident = resident_.output != nullptr;
   work.kv = kv_;

@@ -22,6 +22,7 @@
 #include "server/admission.h"
 #include "server/device.h"
 #include "server/engine.h"
+#include "server/quantized_scales.h"
 #include "server/resident_tensor.h"
 #include "server/unit_plan.h"
 
@@ -31,6 +32,7 @@ namespace sage::server {
 struct JobSpec {
   AttentionProblem problem;
   ResidentOperands resident;  // of the problem's shapes, types and layout
+  QuantizedScales quantized;  // of what travels as int8
   // Bytes of the packed mask, 0 for none, and what builds it: called once these bytes are reserved.
   std::uint64_t mask_bytes = 0;
   std::function<absl::StatusOr<BlockMask>()> make_mask;
@@ -66,6 +68,8 @@ class AttendJob {
 
   const AttentionProblem& problem() const { return problem_; }
   const ResidentOperands& resident() const { return resident_; }
+  Quantized quantized() const { return quantized_.operands(); }
+  std::int64_t ElementBytes(Piece piece) const;  // as it travels
   const std::string& request_id() const { return request_id_; }
   Engine& engine() const { return device_.engine(); }  // takes the job's units
   const std::vector<Unit>& units() const { return units_; }
@@ -112,9 +116,12 @@ class AttendJob {
     std::uint64_t kv = 0;
   };
 
-  AttendJob(const JobSpec& spec, const JobResources& resources, Device& device,
-            std::vector<Unit> units, std::uint64_t window_bytes);
+  AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobResources& resources,
+            Device& device, std::vector<Unit> units, std::uint64_t window_bytes);
 
+  // A unit's q, and the k that it carries, each with its scales.
+  std::uint64_t QueryBytes(const Unit& unit) const;
+  std::uint64_t KeyBytes(const Unit& unit) const;
   Cost HostCost(const Unit& unit) const;
   Cost DeviceCost(const Unit& unit) const;
   // What counts against the window: payload, or where none travels, the size of the queries.
@@ -136,7 +143,8 @@ class AttendJob {
   Device& device_;
   const AttentionProblem problem_;
   const ResidentOperands resident_;
-  const std::uint64_t mask_bytes_;
+  const QuantizedScales quantized_;
+  const std::uint64_t header_bytes_;  // of the mask and the scales, held to the end
   const std::string request_id_;
   const std::vector<Unit> units_;
   const std::shared_ptr<RequestContext> context_;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "server/errors.h"
+#include "server/quantized_codec.h"
 
 namespace sage::server {
 namespace {
@@ -79,20 +80,11 @@ absl::Status LookUp(const v1::TensorHandle& handle, absl::string_view field) {
   return absl::NotFoundError(absl::StrCat(field, ".handle: no such tensor"));
 }
 
-absl::Status CheckOperand(const v1::Operand& operand, Precision precision,
-                          absl::string_view field) {
+absl::Status CheckOperand(const v1::Operand& operand, absl::string_view field) {
   switch (operand.source_case()) {
     case v1::Operand::kHandle:
       return LookUp(operand.handle(), field);
     case v1::Operand::kQuantized:
-      if (precision == Precision::kFp16) {
-        return InvalidField(absl::StrCat(field, ".quantized"), "not allowed with precision fp16");
-      }
-      if (field == "header.v") {
-        return InvalidField("header.v.quantized", "allowed for q and k only");
-      }
-      return absl::UnimplementedError(
-          absl::StrCat(field, ".quantized: pre-quantised operands are not served by this server"));
     case v1::Operand::SOURCE_NOT_SET:
       return absl::OkStatus();
   }
@@ -231,9 +223,12 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
   if (absl::Status status = CheckRequestId(header.request_id()); !status.ok()) return status;
   spec.request_id = header.request_id();
 
-  if (absl::Status s = CheckOperand(header.q(), *precision, "header.q"); !s.ok()) return s;
-  if (absl::Status s = CheckOperand(header.k(), *precision, "header.k"); !s.ok()) return s;
-  if (absl::Status s = CheckOperand(header.v(), *precision, "header.v"); !s.ok()) return s;
+  if (absl::Status s = CheckOperand(header.q(), "header.q"); !s.ok()) return s;
+  if (absl::Status s = CheckOperand(header.k(), "header.k"); !s.ok()) return s;
+  if (absl::Status s = CheckOperand(header.v(), "header.v"); !s.ok()) return s;
+  absl::StatusOr<QuantizedScales> quantized = DecodeQuantized(header, problem);
+  if (!quantized.ok()) return quantized.status();
+  spec.quantized = *std::move(quantized);
   if (header.output().has_handle()) return LookUp(header.output().handle(), "header.output");
   if (header.has_mask()) {
     if (absl::Status s = DecodeMask(header.mask(), max_mask_bytes, spec); !s.ok()) return s;

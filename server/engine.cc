@@ -26,6 +26,13 @@ absl::Status WhyNot(const UnitWork& work, Clock::time_point now) {
   return absl::OkStatus();
 }
 
+// The same place in a copy of the slab that `from` points into; null stays null.
+const float* Moved(const float* from, const Slab& slab, const Slab& copy) {
+  if (from == nullptr) return nullptr;
+  const std::ptrdiff_t offset = reinterpret_cast<const std::byte*>(from) - slab.data();
+  return reinterpret_cast<const float*>(copy.data() + offset);
+}
+
 void Finish(UnitWork& work, UnitResult result) {
   result.unit = work.unit;
   // Give input memory back before the result is seen, so that whoever sees it can count on it.
@@ -257,6 +264,10 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
     }
     if (kv.k_bytes > 0) kv.task.k.data = device;
     if (kv.v_bytes > 0) kv.task.v.data = device + kv.k_bytes;
+    if (std::optional<KeyScales>& scales = kv.task.k_scales; scales.has_value()) {
+      scales->scales = Moved(scales->scales, kv.host, kv.device);
+      scales->smoothing = Moved(scales->smoothing, kv.host, kv.device);
+    }
   }
 
   // Queries, and room for the output.
@@ -270,6 +281,10 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
       return status;
     }
     work.task.q.data = q->data();
+    if (std::optional<QueryScales>& scales = work.task.q_scales; scales.has_value()) {
+      scales->scales = Moved(scales->scales, work.q, *q);
+      scales->dot_smoothing = Moved(scales->dot_smoothing, work.q, *q);
+    }
   }
   if (work.task.lse != nullptr) {
     const std::ptrdiff_t lse_offset = reinterpret_cast<std::byte*>(work.task.lse) - work.out.data();

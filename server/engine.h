@@ -54,7 +54,7 @@ struct RequestContext {
 // until the engine has moved it to the device. What is resident is pointed to where it is.
 struct KvGroup {
   KvTask task;
-  Slab host;                  // k, then v, of those that travelled
+  Slab host;                  // k, with its scales where it has some, then v: what travelled
   std::uint64_t k_bytes = 0;  // in `host`
   std::uint64_t v_bytes = 0;
 
@@ -78,12 +78,12 @@ struct UnitResult {
   UnitTimings timings;
 };
 
-// One unit, ready to run. `task.q`, `task.out` and `task.lse` point into the host slabs, or into
-// device memory where q or the output is resident.
+// One unit, ready to run. `task.q`, its scales, `task.out` and `task.lse` point into the host
+// slabs, or into device memory where q or the output is resident.
 struct UnitWork {
   std::uint32_t unit = 0;
   AttendTask task;
-  Slab q;                       // empty where q is resident
+  Slab q;                       // with its scales; empty where q is resident
   Slab out;                     // what travels back: output unless resident, then lse
   std::uint64_t q_bytes = 0;    // in `q`
   std::uint64_t out_bytes = 0;  // in `out`

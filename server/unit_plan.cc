@@ -27,16 +27,22 @@ std::int64_t QueryRows(const AttentionProblem& p, std::uint64_t row_bytes,
   return std::min(p.seqlen_q, CeilDiv(p.tiles_q(), ranges) * kBlockM);
 }
 
+// Bytes of an element on the wire.
+std::uint64_t ElementBytes(const AttentionProblem& p, bool quantized) {
+  return quantized ? 1 : SizeOf(p.dtype);
+}
+
 // The largest cut whose units stay within `unit_bytes`, whole heads before query ranges.
-Cut CutFor(const AttentionProblem& p, std::uint64_t unit_bytes, Resident resident) {
-  const std::uint64_t element = SizeOf(p.dtype);
-  const std::uint64_t q_row_bytes = p.group_size() * p.head_dim * element;
-  const std::uint64_t kv_head_bytes = p.seqlen_k * p.head_dim * element;
+Cut CutFor(const AttentionProblem& p, std::uint64_t unit_bytes, Resident resident,
+           Quantized quantized) {
+  const std::uint64_t q_row_bytes = p.group_size() * p.head_dim * ElementBytes(p, quantized.q);
+  const std::uint64_t v_head_bytes = p.seqlen_k * p.head_dim * SizeOf(p.dtype);
   if (resident.k && resident.v) {
-    const std::int64_t kv_heads = KvHeadsPerUnit(p.num_heads_kv, kv_head_bytes, unit_bytes);
+    const std::int64_t kv_heads = KvHeadsPerUnit(p.num_heads_kv, v_head_bytes, unit_bytes);
     return {.kv_heads = kv_heads, .q_rows = QueryRows(p, kv_heads * q_row_bytes, unit_bytes)};
   }
-  const std::uint64_t head_bytes = q_row_bytes * p.seqlen_q + 2 * kv_head_bytes;
+  const std::uint64_t k_head_bytes = p.seqlen_k * p.head_dim * ElementBytes(p, quantized.k);
+  const std::uint64_t head_bytes = q_row_bytes * p.seqlen_q + k_head_bytes + v_head_bytes;
   if (head_bytes <= unit_bytes) {
     return {.kv_heads = std::min<std::int64_t>(p.num_heads_kv, unit_bytes / head_bytes),
             .q_rows = p.seqlen_q};
@@ -53,17 +59,17 @@ std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,
 }
 
 absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const PlanLimits& limits,
-                                            Resident resident) {
+                                            Resident resident, Quantized quantized) {
   if (static_cast<std::uint64_t>(p.batch) > limits.max_units) {
     return absl::InvalidArgumentError(
         absl::StrCat("batch: got ", p.batch, ", allowed at most ", limits.max_units));
   }
   std::uint64_t unit_bytes = limits.unit_bytes;
-  Cut cut = CutFor(p, unit_bytes, resident);
+  Cut cut = CutFor(p, unit_bytes, resident, quantized);
   // Ends: a unit may grow to a whole batch entry, of which there are few enough.
-  while (cut.units(p) > limits.max_units) cut = CutFor(p, unit_bytes *= 2, resident);
+  while (cut.units(p) > limits.max_units) cut = CutFor(p, unit_bytes *= 2, resident, quantized);
 
-  const std::uint64_t kv_head_bytes = p.seqlen_k * p.head_dim * SizeOf(p.dtype);
+  const std::uint64_t kv_head_elements = p.seqlen_k * p.head_dim;
   std::vector<Unit> units;
   units.reserve(cut.units(p));
   for (std::int64_t b = 0; b < p.batch; ++b) {
@@ -78,11 +84,12 @@ absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const Pla
         unit.q_count = std::min(cut.q_rows, p.seqlen_q - q);
         unit.kv_unit = carrier;
         const std::uint64_t rows = unit.kv_head_count * p.group_size() * unit.q_count;
-        if (!resident.q) unit.q_bytes = rows * p.head_dim * SizeOf(p.dtype);
+        if (!resident.q) unit.q_bytes = rows * p.head_dim * ElementBytes(p, quantized.q);
         if (!resident.out) unit.out_bytes = rows * p.head_dim * SizeOf(p.output_dtype);
         if (p.return_lse) unit.lse_bytes = rows * sizeof(float);
-        if (q == 0 && !resident.k) unit.k_bytes = unit.kv_head_count * kv_head_bytes;
-        if (q == 0 && !resident.v) unit.v_bytes = unit.kv_head_count * kv_head_bytes;
+        const std::uint64_t kv_elements = q == 0 ? unit.kv_head_count * kv_head_elements : 0;
+        if (!resident.k) unit.k_bytes = kv_elements * ElementBytes(p, quantized.k);
+        if (!resident.v) unit.v_bytes = kv_elements * SizeOf(p.dtype);
         units.push_back(unit);
       }
     }

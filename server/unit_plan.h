@@ -18,6 +18,12 @@ struct Resident {
   bool out = false;
 };
 
+// Operands whose elements travel as int8.
+struct Quantized {
+  bool q = false;
+  bool k = false;
+};
+
 // Some KV heads of one batch entry and a range of the queries that read them. Units that share KV
 // heads follow one another; the first of them carries what travels of k and v.
 struct Unit {
@@ -49,7 +55,8 @@ struct PlanLimits {
 // KvHeadsPerUnit() heads whatever the queries are, so that prepared keys fit one request after
 // another.
 absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& problem,
-                                            const PlanLimits& limits, Resident resident = {});
+                                            const PlanLimits& limits, Resident resident = {},
+                                            Quantized quantized = {});
 
 // KV heads of a unit whose k and v, `head_bytes` a head each, are resident.
 std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,

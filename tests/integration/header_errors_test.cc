@@ -1,6 +1,7 @@
 // Every field of a header that can be wrong: the code, the text and the details that both methods
 // answer with, and that the next request is served as if nothing had happened.
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -52,6 +53,26 @@ v1::PackedBlockMask& Packed(Header& header, std::size_t bytes) {
   packed.set_num_heads(4);
   packed.set_bits(std::string(bytes, '\3'));
   return packed;
+}
+
+// Valid scales of SmallProblem(), as if q or k travelled as int8.
+v1::QuantizedOperand& QuantizedQ(Header& header) {
+  const std::string zeros(SmallProblem().lse_elements() * sizeof(float), '\0');
+  v1::QuantizedOperand& q = *header.mutable_q()->mutable_quantized();
+  q.set_scales(zeros);
+  q.set_dot_smoothing(zeros);
+  return q;
+}
+v1::QuantizedOperand& QuantizedK(Header& header) {
+  const AttentionProblem problem = SmallProblem();
+  const std::int64_t heads = problem.batch * problem.num_heads_kv;
+  v1::QuantizedOperand& k = *header.mutable_k()->mutable_quantized();
+  k.set_scales(std::string(heads * problem.blocks_k() * sizeof(float), '\0'));
+  k.set_smoothing(std::string(heads * problem.head_dim * sizeof(float), '\0'));
+  return k;
+}
+void SetFloat(std::string& floats, std::size_t index, float value) {
+  std::memcpy(floats.data() + index * sizeof(float), &value, sizeof(float));
 }
 
 const HeaderCase kShapes[] = {
@@ -227,12 +248,32 @@ const HeaderCase kOperands[] = {
         [](Header& h) { h.mutable_q()->mutable_handle(); }),
     Bad("MalformedOutput", "header.output.handle.id: got 17 bytes, allowed 16",
         [](Header& h) { h.mutable_output()->mutable_handle()->set_id(std::string(17, 'x')); }),
-    Unserved("QuantizedQ",
-             "header.q.quantized: pre-quantised operands are not served by this server",
-             [](Header& h) { h.mutable_q()->mutable_quantized(); }),
-    Unserved("QuantizedK",
-             "header.k.quantized: pre-quantised operands are not served by this server",
-             [](Header& h) { h.mutable_k()->mutable_quantized(); }),
+    Bad("QuantizedQWithoutScales",
+        "header.q.quantized.scales: got 0 bytes, allowed 2064 for this shape",
+        [](Header& h) { h.mutable_q()->mutable_quantized(); }),
+    Bad("QuantizedKWithoutSmoothing",
+        "header.k.quantized.smoothing: got 0 bytes, allowed 512 for this shape",
+        [](Header& h) { QuantizedK(h).clear_smoothing(); }),
+    Bad("QuantizedKWithOddScales",
+        "header.k.quantized.scales: got 17 bytes, allowed 16 for this shape",
+        [](Header& h) { QuantizedK(h).mutable_scales()->push_back('x'); }),
+    Bad("QuantizedQWithoutDotForLse",
+        "header.q.quantized.dot_smoothing: got 0 bytes, allowed 2064 for this shape",
+        [](Header& h) { QuantizedQ(h).clear_dot_smoothing(); }),
+    Bad("QuantizedQWithSmoothing", "header.q.quantized.smoothing: allowed for k only",
+        [](Header& h) { QuantizedQ(h).set_smoothing("x"); }),
+    Bad("QuantizedKWithDot", "header.k.quantized.dot_smoothing: allowed for q only",
+        [](Header& h) { QuantizedK(h).set_dot_smoothing("x"); }),
+    Bad("NegativeScale",
+        "header.q.quantized.scales: got -1 at index 3, allowed finite values from 0 on, or NaN for "
+        "a group with a non-finite value",
+        [](Header& h) { SetFloat(*QuantizedQ(h).mutable_scales(), 3, -1.0F); }),
+    Bad("InfiniteScale",
+        "header.k.quantized.scales: got inf at index 1, allowed finite values from 0 on, or NaN "
+        "for a group with a non-finite value",
+        [](Header& h) {
+          SetFloat(*QuantizedK(h).mutable_scales(), 1, std::numeric_limits<float>::infinity());
+        }),
     Bad("QuantizedV", "header.v.quantized: allowed for q and k only",
         [](Header& h) { h.mutable_v()->mutable_quantized(); }),
     Bad("QuantizedWithFp16", "header.k.quantized: not allowed with precision fp16",

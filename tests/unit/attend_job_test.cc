@@ -78,6 +78,15 @@ TEST_F(AttendJobTest, AClientWithinItsWindowIsNeverHeldBack) {
   std::mt19937_64 random(5);
   for (int round = 0; round < 100; ++round) {
     JobSpec spec = Spec(1 + random() % 8, 1 + random() % 3000, 8 * (1 + random() % 16));
+    const AttentionProblem& problem = spec.problem;
+    if (random() % 2 == 0) {
+      spec.quantized.q.resize(problem.lse_elements());
+      spec.quantized.q_dots.resize(problem.lse_elements());
+    }
+    if (random() % 2 == 0) {
+      spec.quantized.k.resize(problem.num_heads_kv * problem.blocks_k());
+      spec.quantized.smoothing.resize(problem.num_heads_kv * problem.head_dim);
+    }
     resources_.plan_limits.unit_bytes = std::uint64_t{1} << (10 + random() % 12);
     auto job = Create(std::move(spec), std::uint64_t{1} << (10 + random() % 14));
     ASSERT_TRUE(job.ok()) << job.status();
