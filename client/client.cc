@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/internal/inline_call.h"
+#include "client/internal/outgoing_request.h"
 #include "client/internal/status.h"
 #include "client/internal/stream_call.h"
 #include "client/internal/wire_header.h"
@@ -125,11 +126,18 @@ AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
     done(std::move(report));
   };
   const absl::Time deadline = DeadlineAfter(TimeoutOr(request.timeout));
-  if (internal::InlineMessageBytes(request) <= options_.inline_limit_bytes) {
-    return internal::StartInlineCall(channel_, options_, std::move(request), deadline,
+  const bool is_inline = internal::InlineMessageBytes(request) <= options_.inline_limit_bytes;
+  absl::StatusOr<internal::OutgoingRequest> outgoing =
+      internal::OutgoingRequest::Make(std::move(request));
+  if (!outgoing.ok()) {
+    finish(outgoing.status());
+    return {};
+  }
+  if (is_inline) {
+    return internal::StartInlineCall(channel_, options_, *std::move(outgoing), deadline,
                                      std::move(finish));
   }
-  return internal::StreamCall::Start(channel_, options_, std::move(request), deadline,
+  return internal::StreamCall::Start(channel_, options_, *std::move(outgoing), deadline,
                                      std::move(finish));
 }
 

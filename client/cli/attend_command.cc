@@ -75,6 +75,9 @@ int RunAttend(const AttendOptions& options) {
     return RefuseUsage(absl::InvalidArgumentError(
         "no input: give --q, --k and --v, or --in with a .safetensors file"));
   }
+  if (absl::Status status = CheckPrecision(options.problem, options.precision); !status.ok()) {
+    return RefuseUsage(status);
+  }
   absl::StatusOr<ProblemInputs> inputs = LoadInputs(options.problem);
   if (!inputs.ok()) return RefuseUsage(inputs.status());
   AttentionProblem& problem = inputs->problem;

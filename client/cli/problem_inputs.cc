@@ -139,6 +139,7 @@ absl::Status FinishInputs(const ProblemOptions& options, ProblemInputs* inputs) 
   problem.softmax_scale = options.softmax_scale;
   problem.seqlens_q = options.seqlens_q;
   problem.seqlens_k = options.seqlens_k;
+  inputs->prequantize = options.prequantize;
   if (absl::Status status = ValidateProblem(problem); !status.ok()) return status;
   return ReadMask(options, inputs);
 }
@@ -150,6 +151,7 @@ AttendRequest MakeRequest(const ProblemInputs& inputs) {
   request.k = inputs.k;
   request.v = inputs.v;
   request.float32_inputs = inputs.float32;
+  request.prequantize = inputs.prequantize;
   if (inputs.pattern) {
     request.mask = *inputs.pattern;
   } else if (!inputs.mask.full()) {

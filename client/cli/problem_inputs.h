@@ -24,6 +24,7 @@ struct ProblemInputs {
   bool float32 = false;  // q, k, v hold fp32, to be sent as problem.dtype
   BlockMask mask;
   std::optional<MaskPattern> pattern;  // sent instead of `mask`, which holds its blocks
+  bool prequantize = false;            // send q and k as int8
 
   std::vector<TensorFile> files;
   std::vector<std::vector<std::byte>> generated;

@@ -62,6 +62,17 @@ void AddProblemOptions(CLI::App* command, ProblemOptions* options) {
       ->delimiter(',');
   command->add_option("--seqlens-k", options->seqlens_k, "Effective key lengths, likewise")
       ->delimiter(',');
+  command->add_flag("--prequantize", options->prequantize,
+                    "Quantise q and k here and send int8: a third fewer bytes, the same bits back; "
+                    "not with precision fp16");
+}
+
+absl::Status CheckPrecision(const ProblemOptions& options, Precision precision) {
+  if (options.prequantize && precision == Precision::kFp16) {
+    return absl::InvalidArgumentError(
+        "--prequantize: not with precision fp16, which takes no int8");
+  }
+  return absl::OkStatus();
 }
 
 void AddLayoutOption(CLI::App* command, Layout* layout) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "CLI/App.hpp"
+#include "absl/status/status.h"
 #include "kernels/attention.h"
 
 namespace sage::cli {
@@ -28,11 +29,15 @@ struct ProblemOptions {
   std::optional<float> softmax_scale;
   std::vector<std::int64_t> seqlens_q;
   std::vector<std::int64_t> seqlens_k;
+  bool prequantize = false;
 
   bool has_files() const { return !q.empty() || !k.empty() || !v.empty() || !in.empty(); }
 };
 
 void AddProblemOptions(CLI::App* command, ProblemOptions* options);
+
+// INVALID_ARGUMENT where the options cannot be had with `precision`.
+absl::Status CheckPrecision(const ProblemOptions& options, Precision precision);
 
 // Add options whose values are names.
 void AddLayoutOption(CLI::App* command, Layout* layout);

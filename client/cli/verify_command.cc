@@ -121,6 +121,11 @@ std::vector<GeneratedShape> Shapes(const VerifyOptions& options) {
 }
 
 int RunVerify(const VerifyOptions& options) {
+  for (const Precision precision : options.precisions) {
+    if (absl::Status status = CheckPrecision(options.problem, precision); !status.ok()) {
+      return RefuseUsage(status);
+    }
+  }
   absl::StatusOr<std::unique_ptr<Client>> client = Connect(options.server);
   if (!client.ok()) return RefuseUsage(client.status());
   std::vector<Verdict> verdicts;

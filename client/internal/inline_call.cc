@@ -42,8 +42,11 @@ std::size_t LseBytes(const AttentionProblem& problem) {
 // the last one to go completes it.
 class InlineCall {
  public:
-  InlineCall(std::string target, AttendRequest request, Client::AttendCallback done)
-      : target_(std::move(target)), request_(std::move(request)), done_(std::move(done)) {}
+  InlineCall(std::string target, OutgoingRequest outgoing, Client::AttendCallback done)
+      : target_(std::move(target)),
+        outgoing_(std::move(outgoing)),
+        request_(outgoing_.request()),
+        done_(std::move(done)) {}
 
   static AttendCall Start(const std::shared_ptr<InlineCall>& call,
                           const std::shared_ptr<grpc::Channel>& channel, absl::Time deadline);
@@ -59,7 +62,8 @@ class InlineCall {
   absl::StatusOr<AttendReport> Result();
 
   const std::string target_;
-  const AttendRequest request_;
+  const OutgoingRequest outgoing_;
+  const AttendRequest& request_;  // that one's
   const Client::AttendCallback done_;
   const absl::Time started_ = absl::Now();
   std::shared_ptr<InlineCall> self_;  // reset on completion
@@ -110,30 +114,30 @@ AttendCall InlineCall::Start(const std::shared_ptr<InlineCall>& call,
 
 absl::StatusOr<grpc::ByteBuffer> InlineCall::MakeMessage() {
   const AttentionProblem& problem = request_.problem;
-  struct Tensor {
-    int field;
-    const void* data;
+  struct Field {
+    int number;
+    v1::TensorRole role;
     std::int64_t elements;
   };
-  const std::array<Tensor, 3> tensors = {
-      {{v1::AttendRequest::kQFieldNumber, request_.q, problem.q_elements()},
-       {v1::AttendRequest::kKFieldNumber, request_.k, problem.kv_elements()},
-       {v1::AttendRequest::kVFieldNumber, request_.v, problem.kv_elements()}}};
-  std::array<const std::byte*, 3> sources = {};
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    sources[i] = static_cast<const std::byte*>(tensors[i].data);
-    if (!request_.float32_inputs) continue;
-    absl::StatusOr<const std::byte*> converted = Converted(tensors[i].data, tensors[i].elements);
+  const std::array<Field, 3> fields = {
+      {{v1::AttendRequest::kQFieldNumber, v1::TENSOR_ROLE_Q, problem.q_elements()},
+       {v1::AttendRequest::kKFieldNumber, v1::TENSOR_ROLE_K, problem.kv_elements()},
+       {v1::AttendRequest::kVFieldNumber, v1::TENSOR_ROLE_V, problem.kv_elements()}}};
+  std::array<OutgoingTensor, 3> tensors;
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    tensors[i] = outgoing_.tensor(fields[i].role);
+    if (!tensors[i].from_float32) continue;
+    absl::StatusOr<const std::byte*> converted = Converted(tensors[i].data, fields[i].elements);
     if (!converted.ok()) return converted.status();
-    sources[i] = *converted;
+    tensors[i].data = *converted;
   }
   std::array<FramePart, 3> parts;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    parts[i] = {tensors[i].field,
-                {Borrow(sources[i], tensors[i].elements * SizeOf(problem.dtype))}};
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    parts[i] = {fields[i].number,
+                {Borrow(tensors[i].data, fields[i].elements * tensors[i].element_bytes)}};
   }
   v1::AttendRequest small;
-  *small.mutable_header() = MakeHeader(request_);
+  *small.mutable_header() = outgoing_.header();
   return MakeFrame(small, parts);
 }
 
@@ -212,17 +216,19 @@ std::size_t InlineMessageBytes(const AttendRequest& request) {
   }
   constexpr std::size_t kLengthBytes = 10;  // a varint of each per-entry length
   const std::size_t lengths = (problem.seqlens_q.size() + problem.seqlens_k.size()) * kLengthBytes;
+  const std::size_t element = SizeOf(problem.dtype);
   const std::size_t up =
-      (problem.q_elements() + 2 * problem.kv_elements()) * SizeOf(problem.dtype) + mask + lengths;
+      (problem.q_elements() + problem.kv_elements()) * (request.prequantize ? 1 : element) +
+      problem.kv_elements() * element + ScaleBytes(request) + mask + lengths;
   const std::size_t down = OutBytes(problem) + LseBytes(problem);
   return std::max(up, down) + kSmallFieldsBytes;
 }
 
 AttendCall StartInlineCall(const std::shared_ptr<grpc::Channel>& channel,
-                           const ClientOptions& options, AttendRequest request, absl::Time deadline,
-                           Client::AttendCallback done) {
+                           const ClientOptions& options, OutgoingRequest outgoing,
+                           absl::Time deadline, Client::AttendCallback done) {
   return InlineCall::Start(
-      std::make_shared<InlineCall>(options.target, std::move(request), std::move(done)), channel,
+      std::make_shared<InlineCall>(options.target, std::move(outgoing), std::move(done)), channel,
       deadline);
 }
 

@@ -8,16 +8,17 @@
 #include "absl/time/time.h"
 #include "client/attend_request.h"
 #include "client/client.h"
+#include "client/internal/outgoing_request.h"
 
 namespace sage::internal {
 
 // Upper bound of the larger of the two messages that the request would travel in.
 std::size_t InlineMessageBytes(const AttendRequest& request);
 
-// `request` has passed CheckRequest(). `deadline` may be infinite.
+// `deadline` may be infinite.
 AttendCall StartInlineCall(const std::shared_ptr<grpc::Channel>& channel,
-                           const ClientOptions& options, AttendRequest request, absl::Time deadline,
-                           Client::AttendCallback done);
+                           const ClientOptions& options, OutgoingRequest outgoing,
+                           absl::Time deadline, Client::AttendCallback done);
 
 }  // namespace sage::internal
 

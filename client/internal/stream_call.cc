@@ -34,9 +34,9 @@ struct StreamCall::SendBuffer {
 };
 
 AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options,
-                             AttendRequest request, absl::Time deadline,
+                             OutgoingRequest outgoing, absl::Time deadline,
                              Client::AttendCallback done) {
-  auto call = std::make_shared<StreamCall>(options, std::move(request), std::move(done));
+  auto call = std::make_shared<StreamCall>(options, std::move(outgoing), std::move(done));
   call->self_ = call;
   auto context = std::make_shared<grpc::ClientContext>();
   if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
@@ -48,7 +48,7 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   }
 
   v1::AttendStreamRequest first;
-  *first.mutable_header() = MakeHeader(call->request_);
+  *first.mutable_header() = call->outgoing_request_.header();
   call->outgoing_ = MakeFrame(first);
   call->HandOver();
   call->StartWrite(&call->outgoing_);
@@ -60,9 +60,12 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   });
 }
 
-StreamCall::StreamCall(const ClientOptions& options, AttendRequest request,
+StreamCall::StreamCall(const ClientOptions& options, OutgoingRequest outgoing,
                        Client::AttendCallback done)
-    : options_(options), request_(std::move(request)), done_(std::move(done)) {}
+    : options_(options),
+      outgoing_request_(std::move(outgoing)),
+      request_(outgoing_request_.request()),
+      done_(std::move(done)) {}
 
 void StreamCall::OnWriteDone(bool ok) {
   HandOver();
@@ -70,8 +73,11 @@ void StreamCall::OnWriteDone(bool ok) {
   outgoing_.Clear();
   const PayloadChunk& chunk = outgoing_chunk_;
   if (chunk.size > 0 && request_.on_range_done) {
-    const std::int64_t scale = request_.float32_inputs ? 2 : 1;
-    ReportRange(Tensor(chunk.tensor), chunk.runs, chunk.offset, chunk.size, scale);
+    const OutgoingTensor tensor = outgoing_request_.tensor(chunk.tensor);
+    const std::int64_t scale = tensor.from_float32 ? 2 : 1;
+    if (tensor.borrowed) {
+      ReportRange(tensor.data, chunk.runs, chunk.offset, chunk.size, scale);
+    }
   }
   {
     const std::lock_guard lock(mutex_);
@@ -125,7 +131,7 @@ absl::Status StreamCall::HandleResponse() {
 }
 
 absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
-  absl::StatusOr<UnitPlan> plan = CheckPlan(request_.problem, accepted);
+  absl::StatusOr<UnitPlan> plan = CheckPlan(request_.problem, accepted, request_.prequantize);
   if (!plan.ok()) return plan.status();
   server_id_ = accepted.server_id();
   plan_ = *std::move(plan);
@@ -238,10 +244,10 @@ void StreamCall::Pump() {
 }
 
 absl::StatusOr<grpc::Slice> StreamCall::TakePayload(const PayloadChunk& chunk) {
-  const std::byte* tensor = Tensor(chunk.tensor);
-  if (chunk.contiguous && !request_.float32_inputs) {
+  const OutgoingTensor tensor = outgoing_request_.tensor(chunk.tensor);
+  if (chunk.contiguous && !tensor.from_float32) {
     holds_.fetch_add(1, std::memory_order_relaxed);
-    auto* bytes = const_cast<std::byte*>(tensor + chunk.tensor_offset);  // only ever read
+    auto* bytes = const_cast<std::byte*>(tensor.data + chunk.tensor_offset);  // only ever read
     return grpc::Slice(bytes, chunk.size, &ReleaseBorrowed, this);
   }
 
@@ -254,30 +260,24 @@ absl::StatusOr<grpc::Slice> StreamCall::TakePayload(const PayloadChunk& chunk) {
       spare_buffers_.pop_back();
     }
   }
-  const std::size_t scale = request_.float32_inputs ? 2 : 1;
   if (buffer->data == nullptr) {
+    // Room for what is converted in it, since all chunks share the buffers.
+    const std::size_t scale = request_.float32_inputs ? 2 : 1;
     buffer->data = std::make_unique_for_overwrite<std::byte[]>(options_.chunk_bytes * scale);
   }
   std::byte* data = buffer->data.get();
-  if (request_.float32_inputs) {
-    GatherPiece(Doubled(chunk.runs), tensor, 2 * chunk.offset, 2 * chunk.size, data);
+  if (tensor.from_float32) {
+    GatherPiece(Doubled(chunk.runs), tensor.data, 2 * chunk.offset, 2 * chunk.size, data);
     const auto count = chunk.size / static_cast<std::int64_t>(SizeOf(request_.problem.dtype));
     if (absl::Status status = ConvertFromFloat32(data, count, request_.problem.dtype, data);
         !status.ok()) {
       return status;
     }
   } else {
-    GatherPiece(chunk.runs, tensor, chunk.offset, chunk.size, data);
+    GatherPiece(chunk.runs, tensor.data, chunk.offset, chunk.size, data);
   }
   holds_.fetch_add(1, std::memory_order_relaxed);
   return grpc::Slice(data, chunk.size, &ReleaseBuffer, buffer.release());
-}
-
-const std::byte* StreamCall::Tensor(v1::TensorRole role) const {
-  const void* tensor = role == v1::TENSOR_ROLE_Q   ? request_.q
-                       : role == v1::TENSOR_ROLE_K ? request_.k
-                                                   : request_.v;
-  return static_cast<const std::byte*>(tensor);
 }
 
 void StreamCall::ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,

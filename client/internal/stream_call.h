@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "client/attend_request.h"
 #include "client/client.h"
+#include "client/internal/outgoing_request.h"
 #include "client/internal/payload_cursor.h"
 #include "client/internal/unit_plan.h"
 #include "grpcpp/client_context.h"
@@ -36,11 +37,12 @@ namespace sage::internal {
 // run a reaction before they return.
 class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // `request` has passed CheckRequest(). `deadline` may be infinite.
+  // `deadline` may be infinite.
   static AttendCall Start(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options,
-                          AttendRequest request, absl::Time deadline, Client::AttendCallback done);
+                          OutgoingRequest outgoing, absl::Time deadline,
+                          Client::AttendCallback done);
 
-  StreamCall(const ClientOptions& options, AttendRequest request, Client::AttendCallback done);
+  StreamCall(const ClientOptions& options, OutgoingRequest outgoing, Client::AttendCallback done);
   ~StreamCall() override = default;
 
  private:
@@ -64,7 +66,6 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   // Starts the next write if there is one to start.
   void Pump();
   absl::StatusOr<grpc::Slice> TakePayload(const PayloadChunk& chunk);
-  const std::byte* Tensor(v1::TensorRole role) const;
   // Tells the caller of bytes [offset, offset + size) of a piece; `scale` is the width of elements
   // in memory over that on the wire.
   void ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
@@ -87,7 +88,8 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   static void ReleaseBuffer(void* buffer);
 
   const ClientOptions options_;
-  const AttendRequest request_;
+  const OutgoingRequest outgoing_request_;
+  const AttendRequest& request_;  // that one's
   const Client::AttendCallback done_;
   const absl::Time started_ = absl::Now();
   std::shared_ptr<StreamCall> self_;  // reset on completion

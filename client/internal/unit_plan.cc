@@ -49,10 +49,12 @@ absl::Status CheckRanges(const AttentionProblem& problem, const v1::Accepted& ac
   return absl::OkStatus();
 }
 
-PlannedUnit Locate(const AttentionProblem& problem, const v1::Unit& unit, bool carries_kv) {
+PlannedUnit Locate(const AttentionProblem& problem, const v1::Unit& unit, bool carries_kv,
+                   bool prequantized) {
   const auto width = [&problem](DType dtype) {
     return problem.head_dim * static_cast<std::int64_t>(SizeOf(dtype));
   };
+  const std::int64_t qk_width = prequantized ? problem.head_dim : width(problem.dtype);
   const auto rows_of_queries = [&problem](Layout layout, std::int64_t width_bytes) {
     return TensorExtent{layout, problem.num_heads_q, problem.seqlen_q, width_bytes};
   };
@@ -61,16 +63,17 @@ PlannedUnit Locate(const AttentionProblem& problem, const v1::Unit& unit, bool c
                             unit.kv_head_count() * group, unit.q_begin(), unit.q_count()};
 
   PlannedUnit planned;
-  planned.q = RunsOf(rows_of_queries(problem.layout, width(problem.dtype)), queries);
+  planned.q = RunsOf(rows_of_queries(problem.layout, qk_width), queries);
   planned.out = RunsOf(rows_of_queries(problem.layout, width(problem.output_dtype)), queries);
   if (problem.return_lse) {
     planned.lse = RunsOf(rows_of_queries(Layout::kHnd, sizeof(float)), queries);
   }
   if (carries_kv) {
-    planned.k =
-        RunsOf({problem.layout, problem.num_heads_kv, problem.seqlen_k, width(problem.dtype)},
-               {unit.batch(), unit.kv_head_begin(), unit.kv_head_count(), 0, problem.seqlen_k});
-    planned.v = planned.k;
+    const TensorRange keys{unit.batch(), unit.kv_head_begin(), unit.kv_head_count(), 0,
+                           problem.seqlen_k};
+    planned.k = RunsOf({problem.layout, problem.num_heads_kv, problem.seqlen_k, qk_width}, keys);
+    planned.v = RunsOf(
+        {problem.layout, problem.num_heads_kv, problem.seqlen_k, width(problem.dtype)}, keys);
   }
   return planned;
 }
@@ -110,7 +113,8 @@ class Coverage {
 
 }  // namespace
 
-absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted) {
+absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted,
+                                   bool prequantized) {
   UnitPlan plan;
   plan.units.reserve(accepted.units_size());
   constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();
@@ -128,7 +132,7 @@ absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Ac
       return BadPlan(i, "repeats query rows of an earlier unit");
     }
     const bool carries_kv = accepted.units(i).kv_unit() == static_cast<std::uint32_t>(i);
-    plan.units.push_back(Locate(problem, accepted.units(i), carries_kv));
+    plan.units.push_back(Locate(problem, accepted.units(i), carries_kv, prequantized));
     if (plan.units.back().payload_bytes() > plan.window_bytes) {
       return BadPlan(
           i, absl::StrCat("has ", plan.units.back().payload_bytes(),

@@ -31,7 +31,9 @@ struct UnitPlan {
 
 // INTERNAL, saying what is wrong, unless the units lie within the problem, cover every query row of
 // every head exactly once, name an earlier carrier of the same k and v, and fit the window.
-absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted);
+// `prequantized`: q and k travel as int8.
+absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted,
+                                   bool prequantized = false);
 
 }  // namespace sage::internal
 

@@ -83,6 +83,9 @@ absl::Status CheckRequest(const AttendRequest& request) {
                                           ? "lse: a null pointer, but problem.return_lse is set"
                                           : "lse: given, but problem.return_lse is not set");
   }
+  if (request.prequantize && problem.precision == Precision::kFp16) {
+    return absl::InvalidArgumentError("prequantize: not with precision fp16, which takes no int8");
+  }
   if (request.request_id.size() > kMaxRequestIdLength ||
       !std::all_of(request.request_id.begin(), request.request_id.end(),
                    [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); })) {

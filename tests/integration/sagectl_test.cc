@@ -224,6 +224,31 @@ TEST_F(SagectlWithServerTest, VerifiesGeneratedProblems) {
   EXPECT_THAT(strict.out, HasSubstr("FAILED"));
 }
 
+TEST_F(SagectlWithServerTest, PrequantizedOperandsGiveTheSameFileForFewerBytes) {
+  const AttentionProblem problem = SmallProblem();
+  const ProblemData data = MakeData(problem, DataKind::kNormal, 11);
+  WriteInputs(problem, data, ".npy");
+  const auto attend = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = InputArguments(".npy");
+    arguments.insert(arguments.begin(), "attend");
+    arguments.insert(arguments.end(), {"--out", Path(out), "--lse", Path("lse_" + out), "--json"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = Run(arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out).at("bytes_in").get<std::size_t>();
+  };
+  const auto content = [&](const std::string& name) {
+    std::ifstream file(Path(name), std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::size_t halves = data.q.size() + data.k.size();
+  EXPECT_EQ(attend("plain.npy", {}), halves + data.v.size());
+  EXPECT_EQ(attend("int8.npy", {"--prequantize"}), halves / 2 + data.v.size());
+  EXPECT_EQ(content("plain.npy"), content("int8.npy"));
+  EXPECT_EQ(content("lse_plain.npy"), content("lse_int8.npy"));
+  EXPECT_EQ(Run({"verify", "--seqlen", "129", "--head-dim", "72", "--prequantize"}).exit_code, 0);
+}
+
 TEST_F(SagectlTest, VerifyFailsOnACorruptedAnswer) {
   Faults faults;
   StartServer(TestServerOptions(), MakeFaultyBackend(TestBackend(), faults));
@@ -344,6 +369,8 @@ TEST_F(SagectlWithServerTest, RefusesBadUsageWithAReason) {
       {attend({"--output-dtype", "bf16"}), ".npy has no bfloat16"},
       {attend({"--lse", "/no/such/folder/l.npy"}), "/no/such/folder"},
       {attend({"--timeout", "0"}), "--timeout"},
+      {attend({"--precision", "fp16", "--prequantize"}), "--prequantize: not with precision fp16"},
+      {{"verify", "--precision", "fp16", "--prequantize"}, "not with precision fp16"},
       {{"attend", "--out", Path("o.npy"), "--q", Path("q.npy"), "--k", Path("k.npy"), "--v",
         Path("q.npy")},
        "k and v need the same shape"},

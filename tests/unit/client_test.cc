@@ -488,6 +488,10 @@ TEST_F(ClientTest, RefusesBadRequestsItself) {
   request = Request();
   request.request_id = std::string(65, 'x');
   EXPECT_EQ(client_->Attend(request).status().code(), absl::StatusCode::kInvalidArgument);
+  request = Request();
+  request.problem.precision = Precision::kFp16;
+  request.prequantize = true;
+  EXPECT_EQ(client_->Attend(request).status().code(), absl::StatusCode::kInvalidArgument);
   AttentionProblem other = Problem();
   other.seqlen_k = 1000;
   const auto mask = BlockMask::FromPattern(other, BandPattern{});

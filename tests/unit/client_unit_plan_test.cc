@@ -72,6 +72,12 @@ TEST(ClientUnitPlanTest, LocatesEveryByteOnce) {
     expect_cover(&PlannedUnit::v, problem.kv_elements() * 2);
     expect_cover(&PlannedUnit::out, problem.q_elements() * 2);
     expect_cover(&PlannedUnit::lse, problem.lse_elements() * 4);
+
+    const auto int8 = CheckPlan(problem, GoodPlan(), /*prequantized=*/true);
+    ASSERT_TRUE(int8.ok()) << int8.status();
+    std::int64_t payload = 0;
+    for (const PlannedUnit& unit : int8->units) payload += unit.payload_bytes();
+    EXPECT_EQ(payload, problem.q_elements() + 3 * problem.kv_elements());
   }
 }
 

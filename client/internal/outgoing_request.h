@@ -1,0 +1,49 @@
+// A request as it travels: its tensors in the form that is sent, and its header.
+#ifndef SAGE_CLIENT_INTERNAL_OUTGOING_REQUEST_H_
+#define SAGE_CLIENT_INTERNAL_OUTGOING_REQUEST_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/attend_request.h"
+#include "sage/v1/attention.pb.h"
+
+namespace sage::internal {
+
+// A whole tensor to be sent.
+struct OutgoingTensor {
+  const std::byte* data = nullptr;
+  std::int64_t element_bytes = 0;  // on the wire
+  bool from_float32 = false;       // `data` holds fp32, to be converted on its way
+  bool borrowed = true;            // the caller's memory
+};
+
+// Move-only; borrows the request's tensors, and holds what is made of them.
+class OutgoingRequest {
+ public:
+  // Quantises q and k where the request, which has passed CheckRequest(), asks for it.
+  // INVALID_ARGUMENT for a finite fp32 value that fp16 cannot hold.
+  static absl::StatusOr<OutgoingRequest> Make(AttendRequest request);
+  OutgoingRequest(OutgoingRequest&&) = default;
+
+  const AttendRequest& request() const { return request_; }
+  const v1::AttendHeader& header() const { return header_; }
+  OutgoingTensor tensor(v1::TensorRole role) const;  // Q, K or V
+
+ private:
+  explicit OutgoingRequest(AttendRequest request);
+  absl::Status Quantize();
+
+  AttendRequest request_;
+  v1::AttendHeader header_;
+  std::vector<std::int8_t> q8_, k8_;  // empty unless the request asks for them
+};
+
+// Bytes of scales in the header of a request that asks for quantisation; else 0.
+std::size_t ScaleBytes(const AttendRequest& request);
+
+}  // namespace sage::internal
+
+#endif  // SAGE_CLIENT_INTERNAL_OUTGOING_REQUEST_H_
