@@ -7,9 +7,15 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "server/account.h"
 
 namespace sage::server {
+
+// Takes `amount` from an account, called `subject` in errors: FAILED_PRECONDITION where its limit
+// is smaller than that, RESOURCE_EXHAUSTED where too much of it is in use.
+absl::StatusOr<Account::Reservation> Take(Account& account, std::uint64_t amount,
+                                          absl::string_view subject);
 
 // Thread-safe; must outlive its tickets.
 class Admission {
@@ -31,6 +37,7 @@ class Admission {
   absl::StatusOr<Ticket> Admit(std::uint64_t host_bytes, Account& device,
                                std::uint64_t device_bytes);
 
+  Account& host() { return host_; }
   const Account& host() const { return host_; }
   std::uint64_t active_requests() const { return requests_.reserved(); }
 

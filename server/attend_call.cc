@@ -46,14 +46,14 @@ PieceRuns RunsOf(const AttendJob& job, const Unit& unit, Piece piece) {
 
 class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
  public:
-  AttendCall(AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context,
+  AttendCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
              const grpc::ByteBuffer& request, grpc::ByteBuffer& response)
       : core_(core),
-        stalls_(stalls),
+        tenant_(tenant),
         context_(context),
         response_(response),
         record_("Attend", context.peer()) {
-    stalls_.Add(this);
+    core_.stalls.Add(this);
     const absl::Status status = Begin(request);
     bool finish = false;
     {
@@ -72,7 +72,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
   }
 
   void OnDone() override {
-    stalls_.Remove(this);
+    core_.stalls.Remove(this);
     // The last step was taken under the lock, on another thread.
     { const std::lock_guard lock(mutex_); }
     delete this;
@@ -99,7 +99,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
     if (absl::Status status = ParseFrame(message, &request, tensors); !status.ok()) return status;
     // Everything is here already: the window is the whole request.
     absl::StatusOr<std::unique_ptr<AttendJob>> job = core_.StartJob(
-        request.header(), context_,
+        tenant_, request.header(), context_,
         {.window_bytes = std::numeric_limits<std::uint64_t>::max(), .whole_entries = true});
     if (!job.ok()) return job.status();
     const AttentionProblem& problem = (*job)->problem();
@@ -236,7 +236,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
   static constexpr std::array<Piece, 3> kPieces = {Piece::kQ, Piece::kK, Piece::kV};
 
   AttentionCore& core_;
-  StallWatch& stalls_;
+  const std::string& tenant_;
   grpc::CallbackServerContext& context_;
   grpc::ByteBuffer& response_;  // gRPC's, until Finish()
 
@@ -253,11 +253,11 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, StallWatch& stalls,
+grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, const std::string& tenant,
                                           grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& request,
                                           grpc::ByteBuffer& response) {
-  return new AttendCall(core, stalls, context, request, response);  // deletes itself in OnDone()
+  return new AttendCall(core, tenant, context, request, response);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

@@ -35,9 +35,10 @@ using Clock = std::chrono::steady_clock;
 class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                                public Stallable {
  public:
-  AttendStreamCall(AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context)
-      : core_(core), stalls_(stalls), context_(context), record_("AttendStream", context.peer()) {
-    stalls_.Add(this);
+  AttendStreamCall(AttentionCore& core, const std::string& tenant,
+                   grpc::CallbackServerContext& context)
+      : core_(core), tenant_(tenant), context_(context), record_("AttendStream", context.peer()) {
+    core_.stalls.Add(this);
     const std::lock_guard lock(mutex_);
     Read();
   }
@@ -75,7 +76,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   }
 
   void OnDone() override {
-    stalls_.Remove(this);
+    core_.stalls.Remove(this);
     // The last step was taken under the lock, on another thread.
     { const std::lock_guard lock(mutex_); }
     delete this;
@@ -163,7 +164,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
       return InvalidField("chunk", "not allowed in the first message");
     }
     absl::StatusOr<std::unique_ptr<AttendJob>> job =
-        core_.StartJob(request.header(), context_, {.window_bytes = core_.window_bytes});
+        core_.StartJob(tenant_, request.header(), context_, {.window_bytes = core_.window_bytes});
     if (!job.ok()) return job.status();
     job_ = *std::move(job);
 
@@ -295,7 +296,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   }
 
   AttentionCore& core_;
-  StallWatch& stalls_;
+  const std::string& tenant_;
   grpc::CallbackServerContext& context_;
 
   std::mutex mutex_;
@@ -325,8 +326,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
 }  // namespace
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartAttendStreamCall(
-    AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context) {
-  return new AttendStreamCall(core, stalls, context);  // deletes itself in OnDone()
+    AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context) {
+  return new AttendStreamCall(core, tenant, context);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

@@ -6,9 +6,9 @@
 
 namespace sage::server {
 
-// The reactor owns itself.
+// The reactor owns itself. `tenant` outlives it.
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartAttendStreamCall(
-    AttentionCore& core, StallWatch& stalls, grpc::CallbackServerContext& context);
+    AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context);
 
 }  // namespace sage::server
 

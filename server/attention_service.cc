@@ -28,13 +28,17 @@ std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerC
 
 }  // namespace
 
+absl::Status AttentionCore::CheckOpen() const {
+  if (!draining.load(std::memory_order_relaxed)) return absl::OkStatus();
+  return WithRetryDelay(absl::UnavailableError("the server is draining; try another"),
+                        kDrainRetryDelay);
+}
+
 absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
-    const v1::AttendHeader& header, const grpc::CallbackServerContext& context, Delivery delivery) {
-  if (draining.load(std::memory_order_relaxed)) {
-    return WithRetryDelay(absl::UnavailableError("the server is draining; try another"),
-                          kDrainRetryDelay);
-  }
-  absl::StatusOr<JobSpec> spec = DecodeHeader(header, max_mask_bytes);
+    const std::string& tenant, const v1::AttendHeader& header,
+    const grpc::CallbackServerContext& context, Delivery delivery) {
+  if (absl::Status open = CheckOpen(); !open.ok()) return open;
+  absl::StatusOr<JobSpec> spec = DecodeHeader(header, max_mask_bytes, {tensors, tenant, server_id});
   if (!spec.ok()) return spec.status();
   if (spec->request_id.empty()) spec->request_id = RandomId();
   spec->deadline = SteadyDeadline(context);
@@ -42,55 +46,21 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
   spec->whole_entries = delivery.whole_entries;
-  return AttendJob::Create(*std::move(spec), jobs, LeastLoaded(), delivery.window_bytes);
-}
-
-Device& AttentionCore::LeastLoaded() const {
-  return **std::min_element(devices.begin(), devices.end(), [](Device* a, Device* b) {
-    return a->memory().reserved() < b->memory().reserved();
-  });
-}
-
-StallWatch::StallWatch(std::chrono::milliseconds stall_timeout)
-    : period_(std::max(stall_timeout / 8, std::chrono::milliseconds(5))),
-      thread_([this] { Run(); }) {}
-
-StallWatch::~StallWatch() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_one();
-  thread_.join();
-}
-
-void StallWatch::Add(Stallable* call) {
-  const std::lock_guard lock(mutex_);
-  calls_.insert(call);
-}
-
-void StallWatch::Remove(Stallable* call) {
-  const std::lock_guard lock(mutex_);
-  calls_.erase(call);
-}
-
-void StallWatch::Run() {
-  std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, period_, [this] { return stopping_; })) {
-    const auto now = std::chrono::steady_clock::now();
-    for (Stallable* call : calls_) call->CheckStall(now);
-  }
+  Device* const device = spec->resident.device();
+  return AttendJob::Create(*std::move(spec), jobs,
+                           device != nullptr ? *device : LeastLoaded(devices),
+                           delivery.window_bytes);
 }
 
 grpc::ServerUnaryReactor* AttentionService::Attend(grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer* request,
                                                    grpc::ByteBuffer* response) {
-  return StartAttendCall(core_, stalls_, *context, *request, *response);
+  return StartAttendCall(core_, tenant_, *context, *request, *response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* AttentionService::AttendStream(
     grpc::CallbackServerContext* context) {
-  return StartAttendStreamCall(core_, stalls_, *context);
+  return StartAttendStreamCall(core_, tenant_, *context);
 }
 
 }  // namespace sage::server

@@ -7,19 +7,18 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <set>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "grpcpp/grpcpp.h"
 #include "sage/v1/attention.grpc.pb.h"
 #include "server/attend_job.h"
 #include "server/metrics.h"
+#include "server/stall_watch.h"
+#include "server/tensor_store.h"
 
 namespace sage::server {
 
@@ -41,51 +40,28 @@ struct AttentionCore {
   std::uint64_t chunk_bytes;      // of output chunks
   std::uint64_t max_chunk_bytes;  // of a client's chunks
   std::chrono::milliseconds stall_timeout;
+  TensorStore& tensors;
+  StallWatch& stalls;
   std::atomic<bool> draining = false;
+
+  // UNAVAILABLE while draining.
+  absl::Status CheckOpen() const;
 
   // The spec of a request that may start, or why it may not. Sets the request id where there is
   // none.
-  absl::StatusOr<std::unique_ptr<AttendJob>> StartJob(const v1::AttendHeader& header,
+  absl::StatusOr<std::unique_ptr<AttendJob>> StartJob(const std::string& tenant,
+                                                      const v1::AttendHeader& header,
                                                       const grpc::CallbackServerContext& context,
                                                       Delivery delivery);
-
- private:
-  // The device with the least memory reserved.
-  Device& LeastLoaded() const;
-};
-
-// A call that a peer can keep waiting.
-class Stallable {
- public:
-  virtual ~Stallable() = default;
-  virtual void CheckStall(std::chrono::steady_clock::time_point now) = 0;
-};
-
-// Looks after streams that are open: asks each a few times a stall timeout whether its peer keeps
-// it waiting. Thread-safe.
-class StallWatch {
- public:
-  explicit StallWatch(std::chrono::milliseconds stall_timeout);
-  ~StallWatch();
-  void Add(Stallable* call);
-  void Remove(Stallable* call);  // `call` is not touched any more once this returns
-
- private:
-  void Run();
-
-  const std::chrono::milliseconds period_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::set<Stallable*> calls_;  // guarded by mutex_
-  bool stopping_ = false;       // guarded by mutex_
-  std::thread thread_;
 };
 
 class AttentionService final
     : public v1::Attention::WithRawCallbackMethod_Attend<
           v1::Attention::WithRawCallbackMethod_AttendStream<v1::Attention::Service>> {
  public:
-  explicit AttentionService(AttentionCore& core) : core_(core), stalls_(core.stall_timeout) {}
+  // Serves one tenant.
+  AttentionService(AttentionCore& core, std::string tenant)
+      : core_(core), tenant_(std::move(tenant)) {}
 
   grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* request,
@@ -95,7 +71,7 @@ class AttentionService final
 
  private:
   AttentionCore& core_;
-  StallWatch stalls_;
+  const std::string tenant_;
 };
 
 }  // namespace sage::server

@@ -76,6 +76,7 @@ void CallRecord::Close(const absl::Status& status, const AttendJob* job, Metrics
                          absl::IsUnavailable(status));
   outcome.stalled = stalled_;
   outcome.seconds = Stages();
+  outcome.attended = job != nullptr;
   if (job != nullptr) {
     outcome.block_density = job->block_density();
     outcome.effective_tops = EffectiveTops(*job, outcome.seconds.kernel);

@@ -1,66 +1,23 @@
 #include "server/codec.h"
 
 #include <algorithm>
-#include <span>
 #include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "server/enum_codec.h"
 #include "server/errors.h"
+#include "server/mask_codec.h"
 #include "server/quantized_codec.h"
 
 namespace sage::server {
 namespace {
 
-constexpr std::size_t kHandleBytes = 16;
 constexpr std::size_t kMaxRequestIdBytes = 64;
 constexpr int kMaxPriority = 10;
-
-absl::StatusOr<DType> DecodeDType(v1::DataType dtype, absl::string_view field) {
-  switch (dtype) {
-    case v1::DATA_TYPE_FLOAT16:
-      return DType::kFloat16;
-    case v1::DATA_TYPE_BFLOAT16:
-      return DType::kBFloat16;
-    case v1::DATA_TYPE_FLOAT32:
-      return DType::kFloat32;
-    default:
-      return InvalidField(
-          field, absl::StrCat("got ", v1::DataType_Name(dtype), " (", static_cast<int>(dtype),
-                              "), allowed FLOAT16, BFLOAT16 and, for output, FLOAT32"));
-  }
-}
-
-absl::StatusOr<Layout> DecodeLayout(v1::Layout layout) {
-  switch (layout) {
-    case v1::LAYOUT_HND:
-      return Layout::kHnd;
-    case v1::LAYOUT_NHD:
-      return Layout::kNhd;
-    default:
-      return InvalidField("header.layout", absl::StrCat("got ", static_cast<int>(layout),
-                                                        ", allowed HND (1), NHD (2)"));
-  }
-}
-
-absl::StatusOr<Precision> DecodePrecision(v1::Precision precision) {
-  switch (precision) {
-    case v1::PRECISION_UNSPECIFIED:
-    case v1::PRECISION_QK_INT8_PV_FP16:
-      return Precision::kQkInt8PvFp16;
-    case v1::PRECISION_QK_INT8_PV_FP8:
-      return Precision::kQkInt8PvFp8;
-    case v1::PRECISION_FP16:
-      return Precision::kFp16;
-    default:
-      return InvalidField("header.precision",
-                          absl::StrCat("got ", static_cast<int>(precision), ", allowed 0 to 3"));
-  }
-}
 
 // Whether a message of ValidateProblem(), "FIELD: ...", is about a field of AttentionShape.
 bool InShape(absl::string_view message) {
@@ -71,102 +28,98 @@ bool InShape(absl::string_view message) {
   return false;
 }
 
-// No tensor is resident on this server, so a well-formed handle is an unknown one.
-absl::Status LookUp(const v1::TensorHandle& handle, absl::string_view field) {
-  if (handle.id().size() != kHandleBytes) {
-    return InvalidField(absl::StrCat(field, ".handle.id"),
-                        absl::StrCat("got ", handle.id().size(), " bytes, allowed ", kHandleBytes));
-  }
-  return absl::NotFoundError(absl::StrCat(field, ".handle: no such tensor"));
+// Whether a resident operand of role q, k, v or output is what the request says it is.
+absl::Status CheckFits(const ResidentTensor& tensor, const AttentionProblem& problem,
+                       const std::string& field) {
+  const TensorSpec& spec = tensor.spec();
+  const bool kv = spec.role == TensorRole::kK || spec.role == TensorRole::kV;
+  TensorSpec want;
+  want.dtype = spec.role == TensorRole::kOutput ? problem.output_dtype : problem.dtype;
+  want.layout = problem.layout;
+  want.batch = problem.batch;
+  want.num_heads = kv ? problem.num_heads_kv : problem.num_heads_q;
+  want.seqlen = kv ? problem.seqlen_k : problem.seqlen_q;
+  want.head_dim = problem.head_dim;
+  const auto describe = [](const TensorSpec& s) {
+    return absl::StrCat("batch ", s.batch, ", ", s.num_heads, " heads, ", s.seqlen,
+                        " tokens, head_dim ", s.head_dim, ", ", std::string(Name(s.dtype)), ", ",
+                        std::string(Name(s.layout)));
+  };
+  const std::string got_text = describe(spec);
+  const std::string want_text = describe(want);
+  if (got_text == want_text) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("got a tensor of ", got_text, ", allowed ", want_text));
 }
 
-absl::Status CheckOperand(const v1::Operand& operand, absl::string_view field) {
-  switch (operand.source_case()) {
-    case v1::Operand::kHandle:
-      return LookUp(operand.handle(), field);
-    case v1::Operand::kQuantized:
-    case v1::Operand::SOURCE_NOT_SET:
-      return absl::OkStatus();
+absl::Status CheckMaskFits(const ResidentTensor& tensor, const AttentionProblem& problem,
+                           const std::string& field) {
+  const BlockMask& mask = tensor.mask()->mask;
+  const MaskShape& shape = tensor.spec().mask_shape;
+  if ((mask.batch() == 1 || mask.batch() == problem.batch) &&
+      (mask.heads() == 1 || mask.heads() == problem.num_heads_q) &&
+      shape.seqlen_q == problem.seqlen_q && shape.seqlen_k == problem.seqlen_k) {
+    return absl::OkStatus();
+  }
+  return InvalidField(
+      field, absl::StrCat("got a mask of batch ", mask.batch(), ", ", mask.heads(),
+                          " heads, seqlen_q ", shape.seqlen_q, ", seqlen_k ", shape.seqlen_k,
+                          ", allowed batch 1 or ", problem.batch, ", 1 or ", problem.num_heads_q,
+                          " heads, seqlen_q ", problem.seqlen_q, ", seqlen_k ", problem.seqlen_k));
+}
+
+// The tensor that `handle` names, if it has this role and fits the request.
+absl::StatusOr<std::shared_ptr<ResidentTensor>> LookUp(const v1::TensorHandle& handle,
+                                                       TensorRole role,
+                                                       const AttentionProblem& problem,
+                                                       const TensorLookup& tensors,
+                                                       const std::string& field) {
+  const std::string path = absl::StrCat(field, ".handle");
+  absl::StatusOr<TensorStore::Handle> found = tensors.Find(handle, path);
+  if (!found.ok()) return found.status();
+  const ResidentTensor& tensor = *found->tensor;
+  if (tensor.spec().role != role) {
+    return InvalidField(path, absl::StrCat("got a tensor of role ", Name(tensor.spec().role),
+                                           ", allowed ", Name(role)));
+  }
+  const absl::Status fits = role == TensorRole::kMask ? CheckMaskFits(tensor, problem, path)
+                                                      : CheckFits(tensor, problem, path);
+  if (!fits.ok()) return fits;
+  return found->tensor;
+}
+
+// Operands that one request reads and writes must be on one device.
+absl::Status CheckTogether(const ResidentOperands& operands) {
+  const Device* const device = operands.device();
+  const std::pair<const char*, const ResidentTensor*> all[] = {
+      {"header.q", operands.q.get()},
+      {"header.k", operands.k.get()},
+      {"header.v", operands.v.get()},
+      {"header.mask", operands.mask.get()},
+      {"header.output", operands.output.get()}};
+  for (const auto& [field, tensor] : all) {
+    if (tensor != nullptr && &tensor->device() != device) {
+      return InvalidField(absl::StrCat(field, ".handle"),
+                          "kept on another device than the tensors before it; put tensors that are "
+                          "used together in one placement_group");
+    }
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<MaskPattern> DecodePattern(const v1::MaskPattern& pattern) {
-  if (pattern.per_element()) {
-    return absl::UnimplementedError(
-        "header.mask.pattern.per_element: only per-block patterns are served by this server");
-  }
-  switch (pattern.kind_case()) {
-    case v1::MaskPattern::kSlidingWindow:
-      return SlidingWindowPattern{pattern.sliding_window().left_blocks(),
-                                  pattern.sliding_window().right_blocks()};
-    case v1::MaskPattern::kSinkWindow:
-      return SinkWindowPattern{pattern.sink_window().sink_blocks(),
-                               pattern.sink_window().left_blocks()};
-    case v1::MaskPattern::kStrided:
-      return StridedPattern{pattern.strided().stride_blocks(), pattern.strided().phase_blocks(),
-                            pattern.strided().local_blocks()};
-    case v1::MaskPattern::kBand:
-      return BandPattern{pattern.band().lower_blocks(), pattern.band().upper_blocks()};
-    case v1::MaskPattern::kDocuments:
-      return DocumentPattern{
-          {pattern.documents().lengths().begin(), pattern.documents().lengths().end()}};
-    case v1::MaskPattern::KIND_NOT_SET:
-      break;
-  }
-  return InvalidField("header.mask.pattern.kind", "got none, allowed one of the patterns");
-}
-
-absl::StatusOr<BlockMask> MakePacked(const v1::PackedBlockMask& packed,
-                                     const AttentionProblem& problem) {
-  absl::StatusOr<BlockMask> mask = BlockMask::FromPacked(
-      problem, packed.batch(), packed.num_heads(),
-      std::span(reinterpret_cast<const std::uint8_t*>(packed.bits().data()), packed.bits().size()));
-  if (mask.ok()) return mask;
-  // BlockMask's errors speak of one mask; a request has a field for each of its parts.
-  const std::pair<absl::string_view, absl::string_view> error =
-      absl::StrSplit(mask.status().message(), absl::MaxSplits(": ", 1));
-  const char* const field = error.first == "mask batch"   ? "batch"
-                            : error.first == "mask heads" ? "num_heads"
-                                                          : "bits";
-  return InvalidField(absl::StrCat("header.mask.packed.", field), error.second);
-}
-
-absl::StatusOr<BlockMask> MakePattern(const MaskPattern& pattern, const AttentionProblem& problem) {
-  absl::StatusOr<BlockMask> mask = BlockMask::FromPattern(problem, pattern);
-  if (!mask.ok()) return WithFieldPath(mask.status(), "header.mask.pattern");
-  return mask;
-}
-
-// Sets the size of the mask and how to build it. `spec.problem` is valid, so sizes do not overflow.
-absl::Status DecodeMask(const v1::BlockMask& mask, std::uint64_t max_mask_bytes, JobSpec& spec) {
-  const AttentionProblem& problem = spec.problem;
-  spec.mask_bytes = problem.tiles_q() * CeilDiv(problem.blocks_k(), 8);
-  switch (mask.kind_case()) {
-    case v1::BlockMask::kPacked:
-      // Any other number of bits is refused, so their number is the size.
-      spec.mask_bytes = mask.packed().bits().size();
-      spec.make_mask = [packed = mask.packed(), problem] { return MakePacked(packed, problem); };
-      break;
-    case v1::BlockMask::kPattern: {
-      absl::StatusOr<MaskPattern> pattern = DecodePattern(mask.pattern());
-      if (!pattern.ok()) return pattern.status();
-      spec.make_mask = [pattern = *std::move(pattern), problem] {
-        return MakePattern(pattern, problem);
-      };
-      break;
+absl::Status DecodeOperand(const v1::Operand& operand, TensorRole role,
+                           const AttentionProblem& problem, const TensorLookup& tensors,
+                           const std::string& field, std::shared_ptr<ResidentTensor>& resident) {
+  switch (operand.source_case()) {
+    case v1::Operand::kHandle: {
+      absl::StatusOr<std::shared_ptr<ResidentTensor>> found =
+          LookUp(operand.handle(), role, problem, tensors, field);
+      if (!found.ok()) return found.status();
+      resident = *std::move(found);
+      return absl::OkStatus();
     }
-    case v1::BlockMask::kHandle:
-      return LookUp(mask.handle(), "header.mask");
-    case v1::BlockMask::kPredicted:
-      return absl::UnimplementedError("header.mask.predicted: not served by this server");
-    case v1::BlockMask::KIND_NOT_SET:
-      return InvalidField("header.mask.kind", "got none; leave mask out for full attention");
-  }
-  if (spec.mask_bytes > max_mask_bytes) {
-    return NeverFits(
-        "server.max_mask_bytes",
-        absl::StrCat("the mask has ", spec.mask_bytes, " bytes, the limit is ", max_mask_bytes));
+    case v1::Operand::kQuantized:
+    case v1::Operand::SOURCE_NOT_SET:
+      return absl::OkStatus();
   }
   return absl::OkStatus();
 }
@@ -182,7 +135,8 @@ absl::Status CheckRequestId(const std::string& request_id) {
 
 }  // namespace
 
-absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64_t max_mask_bytes) {
+absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64_t max_mask_bytes,
+                                     const TensorLookup& tensors) {
   JobSpec spec;
   AttentionProblem& problem = spec.problem;
   problem.batch = header.shape().batch();
@@ -200,10 +154,10 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
     if (!dtype.ok()) return dtype.status();
     problem.output_dtype = *dtype;
   }
-  absl::StatusOr<Layout> layout = DecodeLayout(header.layout());
+  absl::StatusOr<Layout> layout = DecodeLayout(header.layout(), "header.layout");
   if (!layout.ok()) return layout.status();
   problem.layout = *layout;
-  absl::StatusOr<Precision> precision = DecodePrecision(header.precision());
+  absl::StatusOr<Precision> precision = DecodePrecision(header.precision(), "header.precision");
   if (!precision.ok()) return precision.status();
   problem.precision = *precision;
   problem.is_causal = header.is_causal();
@@ -223,16 +177,37 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
   if (absl::Status status = CheckRequestId(header.request_id()); !status.ok()) return status;
   spec.request_id = header.request_id();
 
-  if (absl::Status s = CheckOperand(header.q(), "header.q"); !s.ok()) return s;
-  if (absl::Status s = CheckOperand(header.k(), "header.k"); !s.ok()) return s;
-  if (absl::Status s = CheckOperand(header.v(), "header.v"); !s.ok()) return s;
+  ResidentOperands& resident = spec.resident;
+  absl::Status status =
+      DecodeOperand(header.q(), TensorRole::kQ, problem, tensors, "header.q", resident.q);
+  if (status.ok()) {
+    status = DecodeOperand(header.k(), TensorRole::kK, problem, tensors, "header.k", resident.k);
+  }
+  if (status.ok()) {
+    status = DecodeOperand(header.v(), TensorRole::kV, problem, tensors, "header.v", resident.v);
+  }
+  if (!status.ok()) return status;
   absl::StatusOr<QuantizedScales> quantized = DecodeQuantized(header, problem);
   if (!quantized.ok()) return quantized.status();
   spec.quantized = *std::move(quantized);
-  if (header.output().has_handle()) return LookUp(header.output().handle(), "header.output");
-  if (header.has_mask()) {
-    if (absl::Status s = DecodeMask(header.mask(), max_mask_bytes, spec); !s.ok()) return s;
+  if (header.output().has_handle()) {
+    auto found =
+        LookUp(header.output().handle(), TensorRole::kOutput, problem, tensors, "header.output");
+    if (!found.ok()) return found.status();
+    resident.output = *std::move(found);
   }
+  if (header.mask().has_handle()) {
+    auto found = LookUp(header.mask().handle(), TensorRole::kMask, problem, tensors, "header.mask");
+    if (!found.ok()) return found.status();
+    resident.mask = *std::move(found);
+  } else if (header.has_mask()) {
+    absl::StatusOr<DecodedMask> mask =
+        DecodeMask(header.mask(), problem, max_mask_bytes, "header.mask");
+    if (!mask.ok()) return mask.status();
+    spec.mask_bytes = mask->bytes;
+    spec.make_mask = std::move(mask->make);
+  }
+  if (absl::Status together = CheckTogether(resident); !together.ok()) return together;
   return spec;
 }
 

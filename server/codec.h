@@ -8,13 +8,15 @@
 #include "absl/status/statusor.h"
 #include "sage/v1/attention.pb.h"
 #include "server/attend_job.h"
+#include "server/tensor_lookup.h"
 
 namespace sage::server {
 
 // Errors: INVALID_ARGUMENT naming the field, NOT_FOUND for handles, UNIMPLEMENTED for what is not
 // served, FAILED_PRECONDITION for a mask larger than max_mask_bytes. The deadline is left for the
 // caller to set.
-absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64_t max_mask_bytes);
+absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64_t max_mask_bytes,
+                                     const TensorLookup& tensors);
 
 // The piece that a role of a request's payload names; nothing for other roles.
 std::optional<Piece> PayloadPiece(v1::TensorRole role);

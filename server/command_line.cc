@@ -38,6 +38,8 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
 
   const auto bytes = CLI::AsSizeValue(/*kb_is_1000=*/false);
   std::int64_t stall_ms = o.stall_timeout.count();
+  std::int64_t tensor_lease_ms = o.tensor_lease.count();
+  std::int64_t tensor_max_lease_ms = o.tensor_max_lease.count();
   std::int64_t drain_delay_ms = o.drain_delay.count();
   std::int64_t drain_timeout_ms = o.drain_timeout.count();
 
@@ -78,6 +80,15 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--max-mask", o.max_mask_bytes, "Size of one packed block mask")
       ->transform(bytes)
       ->group("Memory");
+  app.add_option("--tensor-memory", o.tensor_memory_bytes,
+                 "Resident tensors of one tenant; 0: half of the device memory")
+      ->transform(bytes)
+      ->group("Memory");
+  app.add_option("--tensor-lease-ms", tensor_lease_ms,
+                 "How long a resident tensor stays unless renewed, where its client does not say")
+      ->group("Memory");
+  app.add_option("--tensor-max-lease-ms", tensor_max_lease_ms, "The longest lease that is granted")
+      ->group("Memory");
   app.add_option("--max-requests", o.max_requests, "Requests at a time; more are refused")
       ->group("Memory");
 
@@ -101,6 +112,8 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
     return parsed;
   }
   o.stall_timeout = std::chrono::milliseconds(stall_ms);
+  o.tensor_lease = std::chrono::milliseconds(tensor_lease_ms);
+  o.tensor_max_lease = std::chrono::milliseconds(tensor_max_lease_ms);
   o.drain_delay = std::chrono::milliseconds(drain_delay_ms);
   o.drain_timeout = std::chrono::milliseconds(drain_timeout_ms);
   if (const absl::Status status = CheckOptions(o); !status.ok()) {

@@ -1,16 +1,19 @@
-// One device: its backend, the memory that requests may reserve there, and its engine.
+// One device: its backend, the memory that requests may reserve there, its engine, and copies aside
+// from that.
 #ifndef SAGE_SERVER_DEVICE_H_
 #define SAGE_SERVER_DEVICE_H_
 
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "server/account.h"
 #include "server/engine.h"
 #include "server/slab_pool.h"
+#include "server/transfer.h"
 
 namespace sage::server {
 
@@ -25,6 +28,7 @@ class Device {
   Account& memory() { return memory_; }
   SlabPool& pool() { return pool_; }
   Engine& engine() { return *engine_; }
+  Transfer& transfer() { return *transfer_; }
 
  private:
   Device(std::unique_ptr<Backend> backend, std::uint64_t memory_bytes)
@@ -35,8 +39,12 @@ class Device {
   const std::unique_ptr<Backend> backend_;
   Account memory_;
   SlabPool pool_;
+  std::unique_ptr<Transfer> transfer_;
   std::unique_ptr<Engine> engine_;
 };
+
+// The one with the least memory reserved, of at least one.
+Device& LeastLoaded(const std::vector<Device*>& devices);
 
 }  // namespace sage::server
 

@@ -35,11 +35,13 @@ class GaugeSet : public prometheus::Collectable {
     for (const Gauge& gauge : gauges_) {
       const std::string name = absl::StrCat("sage_", gauge.name);
       if (families.empty() || families.back().name != name) {
-        families.push_back({name, gauge.help, prometheus::MetricType::Gauge, {}});
+        const auto type =
+            gauge.counts ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
+        families.push_back({name, gauge.help, type, {}});
       }
       prometheus::ClientMetric metric;
       if (!gauge.label_name.empty()) metric.label = {{gauge.label_name, gauge.label_value}};
-      metric.gauge.value = gauge.read();
+      (gauge.counts ? metric.counter.value : metric.gauge.value) = gauge.read();
       families.back().metric.push_back(std::move(metric));
     }
     return families;
@@ -102,7 +104,7 @@ void Metrics::Record(const RequestOutcome& outcome) {
   if (outcome.stalled) requests_stalled_->Increment();
   if (absl::IsCancelled(outcome.status)) requests_cancelled_->Increment();
   if (absl::IsDeadlineExceeded(outcome.status)) deadline_missed_->Increment();
-  if (!outcome.status.ok()) return;
+  if (!outcome.status.ok() || !outcome.attended) return;
   const RequestOutcome::Stages& s = outcome.seconds;
   const std::array<double, 8> seconds = {s.recv,   s.queue, s.h2d,  s.prepare,
                                          s.kernel, s.d2h,   s.send, s.total};

@@ -25,6 +25,7 @@ struct RequestOutcome {
   absl::Status status;
   bool rejected = false;  // refused by admission or while draining
   bool stalled = false;   // ended because the peer kept the server waiting
+  bool attended = false;  // was an attention; the figures below are of those only
   // In seconds; see Timings in types.proto.
   struct Stages {
     double recv = 0, queue = 0, h2d = 0, prepare = 0, kernel = 0, d2h = 0, send = 0, total = 0;
@@ -34,12 +35,14 @@ struct RequestOutcome {
 };
 
 // Figures that are read when asked for: name without prefix, help, and where the value comes from.
+// One that counts never goes down.
 struct Gauge {
   std::string name;
   std::string help;
   std::function<double()> read;
   std::string label_name = {};
   std::string label_value = {};
+  bool counts = false;
 };
 
 // Thread-safe.

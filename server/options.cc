@@ -33,11 +33,13 @@ absl::Status CheckOptions(const ServerOptions& options) {
     std::int64_t got, least, most;
   };
   constexpr std::int64_t kManyBytes = std::int64_t{1} << 50;
-  const std::array<Range, 9> ranges = {{
+  const std::array<Range, 11> ranges = {{
       {"threads", options.threads, 0, 4096},
       {"streams", options.streams, 0, 64},
       {"unit", static_cast<std::int64_t>(options.unit_bytes), 1, kManyBytes},
       {"window", static_cast<std::int64_t>(options.window_bytes), 1, kManyBytes},
+      {"tensor-lease-ms", options.tensor_lease.count(), 1, options.tensor_max_lease.count()},
+      {"tensor-max-lease-ms", options.tensor_max_lease.count(), 1, 31536000000},
       {"max-requests", static_cast<std::int64_t>(options.max_requests), 1, 1 << 20},
       {"max-connections", static_cast<std::int64_t>(options.max_connections), 1, 1 << 20},
       {"stall-timeout-ms", options.stall_timeout.count(), 1, 86400000},

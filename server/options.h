@@ -28,6 +28,11 @@ struct ServerOptions {
   std::uint64_t window_bytes = 32 << 20;  // payload a client may be ahead of its answers
   std::uint64_t unit_bytes = 2 << 20;     // payload of one unit, about
   std::uint64_t max_mask_bytes = 64 << 20;
+  // Bytes of resident tensors that one tenant may keep; 0: half of the device memory. How long they
+  // stay unless they are renewed, where the client does not say, and at most.
+  std::uint64_t tensor_memory_bytes = 0;
+  std::chrono::milliseconds tensor_lease{600000};
+  std::chrono::milliseconds tensor_max_lease{3600000};
   std::uint64_t max_requests = 256;
   std::uint64_t max_connections = 1024;
 

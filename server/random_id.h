@@ -6,7 +6,10 @@
 
 namespace sage::server {
 
-// 128 bits from the system's random source, as 32 hexadecimal digits. Thread-safe.
+// 128 bits from the system's random source, as 16 bytes. Thread-safe.
+std::string RandomBits();
+
+// Likewise, as 32 hexadecimal digits.
 std::string RandomId();
 
 }  // namespace sage::server

@@ -20,6 +20,14 @@ const char* Name(TensorRole role) {
   return "?";
 }
 
+bool ResidentTensor::Is(const TensorSpec& spec, const BlockMask& mask) const {
+  if (spec_ != spec) return false;
+  if (holdings_.mask == nullptr) return true;
+  const BlockMask& own = holdings_.mask->mask;
+  return own.batch() == mask.batch() && own.heads() == mask.heads() &&
+         std::equal(own.bits().begin(), own.bits().end(), mask.bits().begin(), mask.bits().end());
+}
+
 std::shared_ptr<KvGroup> ResidentTensor::KeptKv(const std::shared_ptr<const ResidentTensor>& v,
                                                 const KvTask& task, std::int64_t batch,
                                                 std::int64_t head_begin) {

@@ -47,6 +47,8 @@ class ResidentTensor {
   std::byte* data() const { return holdings_.slab.data(); }
   const std::shared_ptr<SharedMask>& mask() const { return holdings_.mask; }
   std::uint64_t stored_bytes() const { return holdings_.quota.amount(); }
+  // Whether it was made from this spec and, if it is a mask, has these bits.
+  bool Is(const TensorSpec& spec, const BlockMask& mask) const;
 
   // The piece of a k that is kept prepared for `task`, heads `head_begin` on of batch entry
   // `batch`, k and v pointing into `this` and `v`: the same object each time. Null where it is not

@@ -21,12 +21,12 @@
 #include "grpcpp/impl/server_builder_plugin.h"
 #include "proto/wire/enums.h"
 #include "sage/v1/sessions.grpc.pb.h"
-#include "sage/v1/tensors.grpc.pb.h"
 #include "server/attention_service.h"
 #include "server/codec.h"
 #include "server/connection_acceptor.h"
 #include "server/random_id.h"
 #include "server/server_service.h"
+#include "server/tensors_service.h"
 #include "server/version.h"
 #include "spdlog/spdlog.h"
 
@@ -37,6 +37,7 @@ constexpr std::uint64_t kMaxUnaryBytes = 3 << 20;
 constexpr std::uint64_t kMaxMessageBytes = 8 << 20;
 constexpr std::uint64_t kMaxChunkBytes = 4 << 20;
 constexpr std::uint64_t kOutputChunkBytes = 1 << 20;
+constexpr char kDefaultTenant[] = "default";
 constexpr int kMaxConcurrentStreams = 64;
 // For last messages to leave once all requests have ended.
 constexpr std::chrono::milliseconds kFlushTime{500};
@@ -90,10 +91,12 @@ struct Server::Parts {
   Metrics metrics;
   Admission admission;
   SlabPool host_pool;  // of the first device; every device copies from and to it
+  StallWatch stalls;
+  TensorStore store;
   std::unique_ptr<AttentionCore> core;
   std::unique_ptr<AttentionService> attention;
-  v1::Tensors::CallbackService tensors;    // every method answers UNIMPLEMENTED
-  v1::Sessions::CallbackService sessions;  // likewise
+  std::unique_ptr<TensorsService> tensors;
+  v1::Sessions::CallbackService sessions;  // every method answers UNIMPLEMENTED
   std::unique_ptr<ServerService> about;
   std::unique_ptr<grpc::Server> grpc;
   ConnectionAcceptor acceptor;
@@ -105,7 +108,23 @@ struct Server::Parts {
       : options(std::move(resolved)),
         devices(std::move(created)),
         admission(options.host_memory_bytes, options.max_requests),
-        host_pool(devices.front()->backend(), MemoryKind::kHost, options.host_memory_bytes) {}
+        host_pool(devices.front()->backend(), MemoryKind::kHost, options.host_memory_bytes),
+        stalls(options.stall_timeout),
+        store(StoreOptions(), admission, Devices()) {}
+
+  std::vector<Device*> Devices() const {
+    std::vector<Device*> all;
+    for (const std::unique_ptr<Device>& device : devices) all.push_back(device.get());
+    return all;
+  }
+
+  TensorStoreOptions StoreOptions() const {
+    const std::uint64_t half = Sum([](Device& d) { return d.memory().limit(); }) / 2;
+    return {.tenant_bytes = options.tensor_memory_bytes == 0 ? half : options.tensor_memory_bytes,
+            .unit_bytes = options.unit_bytes,
+            .default_lease = options.tensor_lease,
+            .max_lease = options.tensor_max_lease};
+  }
 
   // The sum of a figure over all devices.
   template <typename Figure>
@@ -159,6 +178,8 @@ v1::ServerInfo Server::Parts::Info() const {
   limits.set_max_connections(options.max_connections);
   limits.set_stall_timeout_ms(static_cast<std::uint64_t>(options.stall_timeout.count()));
   limits.set_max_head_dim(kMaxHeadDim);
+  limits.set_tensor_memory_bytes(store.tenant_bytes());
+  limits.set_max_tensor_lease_ms(static_cast<std::uint64_t>(options.tensor_max_lease.count()));
   limits.set_max_batch(core->jobs.plan_limits.max_units);
   return info;
 }
@@ -184,6 +205,9 @@ v1::Statistics Server::Parts::Statistics() const {
                                    Sum([](Device& d) { return d.pool().in_use_bytes(); }));
   statistics.set_slab_bytes_cached(host_pool.cached_bytes() +
                                    Sum([](Device& d) { return d.pool().cached_bytes(); }));
+  statistics.set_tensors(store.size());
+  statistics.set_tensor_bytes(store.stored_bytes());
+  statistics.set_tensor_leases_expired(store.leases_expired());
   statistics.set_connections(acceptor.connections());
   statistics.set_connections_refused(acceptor.refused());
   return statistics;
@@ -199,6 +223,7 @@ std::vector<Gauge> Server::Parts::Gauges() const {
             [this] { return admission.active_requests(); }),
       gauge("queue_depth", "Units waiting for a stream.",
             [this] { return Sum([](Device& d) { return d.engine().queue_depth(); }); }),
+      gauge("tensors", "Resident tensors that have a handle.", [this] { return store.size(); }),
       gauge("connections", "Open connections.", [this] { return acceptor.connections(); }),
       gauge("connections_refused", "Connections closed because of the limit.",
             [this] { return acceptor.refused(); }),
@@ -221,16 +246,20 @@ std::vector<Gauge> Server::Parts::Gauges() const {
   add_device_bytes("cached", [](Device& d) { return d.pool().cached_bytes(); });
   add_device_bytes("reserved", [](Device& d) { return d.memory().reserved(); });
   add_device_bytes("limit", [](Device& d) { return d.memory().limit(); });
+  gauges.push_back(gauge(
+      "device_bytes", "Memory of all devices that kernels work on.",
+      [this] { return store.stored_bytes(); }, "tensors"));
+  gauges.push_back({"lease_expired_total", "Resident tensors whose lease ended.",
+                    [this] { return static_cast<double>(store.leases_expired()); }});
+  gauges.back().counts = true;
   gauges.push_back(
       {"build_info", "Always 1; the version is a label.", [] { return 1.0; }, "version", kVersion});
   return gauges;
 }
 
 absl::Status Server::Parts::Open() {
-  std::vector<Device*> all;
-  for (const std::unique_ptr<Device>& device : devices) all.push_back(device.get());
   core.reset(new AttentionCore{.jobs = {admission, host_pool, {.unit_bytes = options.unit_bytes}},
-                               .devices = std::move(all),
+                               .devices = Devices(),
                                .metrics = metrics,
                                .server_id = server_id,
                                .window_bytes = options.window_bytes,
@@ -238,8 +267,11 @@ absl::Status Server::Parts::Open() {
                                .max_unary_bytes = kMaxUnaryBytes,
                                .chunk_bytes = kOutputChunkBytes,
                                .max_chunk_bytes = kMaxChunkBytes,
-                               .stall_timeout = options.stall_timeout});
-  attention = std::make_unique<AttentionService>(*core);
+                               .stall_timeout = options.stall_timeout,
+                               .tensors = store,
+                               .stalls = stalls});
+  attention = std::make_unique<AttentionService>(*core, kDefaultTenant);
+  tensors = std::make_unique<TensorsService>(*core, kDefaultTenant);
   about = std::make_unique<ServerService>(Info(), [this] { return Statistics(); });
 
   for (const std::string& address : options.listen) {
@@ -259,7 +291,7 @@ absl::Status Server::Parts::OpenGrpc() {
   grpc::ServerBuilder builder;
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.RegisterService(attention.get());
-  builder.RegisterService(&tensors);
+  builder.RegisterService(tensors.get());
   builder.RegisterService(&sessions);
   builder.RegisterService(about.get());
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -346,7 +378,7 @@ int Server::metrics_port() const { return parts_->metrics.port(); }
 Server::Held Server::held() const {
   const v1::Statistics statistics = parts_->Statistics();
   return {statistics.requests_active(), statistics.host_bytes_reserved(),
-          statistics.device_bytes_reserved(), statistics.slab_bytes_in_use()};
+          statistics.device_bytes_reserved(), statistics.slab_bytes_in_use(), statistics.tensors()};
 }
 
 }  // namespace sage::server

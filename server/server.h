@@ -31,12 +31,13 @@ class Server {
   int port() const;          // of the first TCP address, 0 where there is none
   int metrics_port() const;  // 0 where there is no Prometheus endpoint
 
-  // What requests hold now; all 0 when none is running.
+  // What requests and resident tensors hold now; all 0 when there are none.
   struct Held {
     std::uint64_t requests = 0;
     std::uint64_t host_bytes_reserved = 0;
     std::uint64_t device_bytes_reserved = 0;
     std::uint64_t slab_bytes_in_use = 0;
+    std::uint64_t tensors = 0;
 
     friend bool operator==(const Held&, const Held&) = default;
   };

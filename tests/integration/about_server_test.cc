@@ -17,7 +17,6 @@
 #include "gtest/gtest.h"
 #include "sage/v1/server.grpc.pb.h"
 #include "sage/v1/sessions.pb.h"
-#include "sage/v1/tensors.pb.h"
 #include "tests/support/plain_client.h"
 #include "tests/support/server_fixture.h"
 
@@ -268,17 +267,15 @@ TEST_F(AboutServer, TrailersTellHowItWent) {
               1e-9 * trailer.effective_tops());
 }
 
-TEST_F(AboutServer, TensorsAndSessionsAreUnimplemented) {
+TEST_F(AboutServer, SessionsAreUnimplemented) {
   Start();
-  for (const google::protobuf::ServiceDescriptor* service :
-       {v1::PutRequest::descriptor()->file()->service(0),
-        v1::OpenRequest::descriptor()->file()->service(0)}) {
-    for (int i = 0; i < service->method_count(); ++i) {
-      const std::string method = "/" + service->full_name() + "/" + service->method(i)->name();
-      EXPECT_EQ(RawExchange(channel_, method, {""}).status.error_code(),
-                grpc::StatusCode::UNIMPLEMENTED)
-          << method;
-    }
+  const google::protobuf::ServiceDescriptor* const service =
+      v1::OpenRequest::descriptor()->file()->service(0);
+  for (int i = 0; i < service->method_count(); ++i) {
+    const std::string method = "/" + service->full_name() + "/" + service->method(i)->name();
+    EXPECT_EQ(RawExchange(channel_, method, {""}).status.error_code(),
+              grpc::StatusCode::UNIMPLEMENTED)
+        << method;
   }
   EXPECT_TRUE(AttendsRightly(*attention_, sample_));
 }

@@ -96,12 +96,10 @@ class ResidentTensorTest : public ::testing::TestWithParam<DeviceMemory> {
   // Runs a request to its end; what travels of `data` is sent in the plan's order.
   Answer Attend(const AttentionProblem& problem, const testing::ProblemData& data,
                 const ResidentOperands& resident) {
-    auto job = AttendJob::Create({.problem = problem,
-                                  .resident = resident,
-                                  .mask_bytes = 0,
-                                  .make_mask = {},
-                                  .request_id = {}},
-                                 resources_, *device_, 1 << 17);
+    JobSpec spec;
+    spec.problem = problem;
+    spec.resident = resident;
+    auto job = AttendJob::Create(std::move(spec), resources_, *device_, 1 << 17);
     if (!job.ok()) return {job.status(), {}, 0, 0};
     std::mutex mutex;
     std::condition_variable changed;

@@ -1,0 +1,231 @@
+// One chunk at a time: sent as it lies where the host can read the device's memory, else from a
+// slab that it has been copied to.
+//
+// The first error, cancellation or stall decides the final status; the call then waits for a copy
+// or write in flight and finishes exactly once.
+#include "server/get_call.h"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/wire/frame.h"
+#include "sage/v1/tensors.pb.h"
+#include "server/call_record.h"
+#include "server/errors.h"
+#include "server/grpc_status.h"
+#include "server/tensor_codec.h"
+#include "server/tensor_lookup.h"
+
+namespace sage::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Soon enough to find the request that writes ended.
+constexpr std::chrono::milliseconds kRetryDelay{10};
+// Slabs of a call that the transport may hold at a time: one on its way, one that it lets go late.
+constexpr std::uint64_t kStagingSlabs = 2;
+
+// What slices on their way to the transport point into.
+struct Source {
+  Admission::Ticket ticket;
+  ResidentTensor::Access access;
+  std::shared_ptr<ResidentTensor> tensor;
+};
+struct Staged {
+  std::shared_ptr<const Source> source;
+  Slab slab;
+};
+
+// A slice of memory that lives as long as `owner`.
+template <typename Owner>
+grpc::Slice SliceOf(std::shared_ptr<Owner> owner, const std::byte* data, std::uint64_t size) {
+  auto held = std::make_unique<std::shared_ptr<Owner>>(std::move(owner));
+  return {const_cast<std::byte*>(data), size,
+          [](void* raw) { delete static_cast<std::shared_ptr<Owner>*>(raw); }, held.release()};
+}
+
+class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Stallable {
+ public:
+  GetCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
+          const grpc::ByteBuffer& request)
+      : core_(core), tenant_(tenant), context_(context), record_("Get", context.peer()) {
+    core_.stalls.Add(this);
+    Step([&] { Fail(Begin(request)); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    Step([&] {
+      writing_ = false;
+      out_.Clear();
+      if (!ok) Fail(ClientLeft());
+    });
+  }
+
+  void OnCancel() override {
+    Step([&] { Fail(ClientLeft()); });
+  }
+
+  void OnDone() override {
+    core_.stalls.Remove(this);
+    // The last step was taken under the lock, on another thread.
+    { const std::lock_guard lock(mutex_); }
+    delete this;
+  }
+
+  void CheckStall(Clock::time_point now) override {
+    Step([&] {
+      if (!writing_ || now - write_started_ <= core_.stall_timeout || status_.has_value()) return;
+      record_.Stalled();
+      Fail(absl::DeadlineExceededError(absl::StrCat("stalled: the client did not read for ",
+                                                    core_.stall_timeout.count(), " ms")));
+      context_.TryCancel();  // or the write would never end
+    });
+  }
+
+ private:
+  // Runs `change` on the state, then starts whatever can go on. Finish() may free this object, so
+  // it is the last thing done.
+  template <typename Change>
+  void Step(Change change) {
+    std::unique_lock lock(mutex_);
+    if (finished_) return;
+    change();
+    if (!status_.has_value() && !writing_ && !copying_) Fail(Continue());
+    if (!status_.has_value() || writing_ || copying_) return;
+    finished_ = true;
+    const absl::Status status = *status_;
+    record_.Close(status, nullptr, core_.metrics);
+    source_.reset();
+    lock.unlock();
+    Finish(ToGrpcStatus(status));
+  }
+
+  // The first decision stands.
+  void Decide(absl::Status status) {
+    if (!status_.has_value()) status_ = std::move(status);
+  }
+  void Fail(absl::Status status) {
+    if (!status.ok()) Decide(std::move(status));
+  }
+  static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
+
+  const ResidentTensor& tensor() const { return *source_->tensor; }
+  // Masks are kept at the host.
+  bool readable() const {
+    return tensor().mask() != nullptr || tensor().device().backend().info().unified_memory;
+  }
+  const std::byte* data() const {
+    if (tensor().mask() == nullptr) return tensor().data();
+    return reinterpret_cast<const std::byte*>(tensor().mask()->mask.bits().data());
+  }
+  std::uint64_t bytes() const {
+    if (tensor().mask() == nullptr) return tensor().spec().bytes();
+    return tensor().mask()->mask.bits().size();
+  }
+
+  absl::Status Begin(const grpc::ByteBuffer& message) {
+    v1::GetRequest request;
+    grpc::ByteBuffer view(message);  // shares the slices; a parser wants a mutable buffer
+    if (!grpc::SerializationTraits<v1::GetRequest>::Deserialize(&view, &request).ok()) {
+      return absl::InvalidArgumentError("message: not a protobuf message of the expected type");
+    }
+    if (absl::Status open = core_.CheckOpen(); !open.ok()) return open;
+    const TensorLookup tensors{core_.tensors, tenant_, core_.server_id};
+    absl::StatusOr<TensorStore::Handle> found = tensors.Find(request.handle(), "handle");
+    if (!found.ok()) return found.status();
+    std::optional<ResidentTensor::Access> access = ResidentTensor::TryRead(found->tensor);
+    if (!access.has_value()) {
+      return WithRetryDelay(LimitReached("handle", "a request writes to this tensor"), kRetryDelay);
+    }
+    const bool staged = !found->tensor->device().backend().info().unified_memory &&
+                        found->tensor->mask() == nullptr;
+    absl::StatusOr<Admission::Ticket> ticket = core_.jobs.admission.Admit(
+        staged ? kStagingSlabs * SlabPool::RoundUp(core_.chunk_bytes) : 0,
+        found->tensor->device().memory(), 0);
+    if (!ticket.ok()) return ticket.status();
+    source_ = std::make_shared<const Source>(
+        Source{*std::move(ticket), *std::move(access), std::move(found->tensor)});
+
+    v1::GetResponse response;
+    ToProto(tensor(), response.mutable_spec());
+    Write(MakeFrame(response));
+    return absl::OkStatus();
+  }
+
+  // The next chunk, or the end.
+  absl::Status Continue() {
+    if (sent_bytes_ == bytes()) {
+      Decide(absl::OkStatus());
+      return absl::OkStatus();
+    }
+    const std::byte* const from = data() + sent_bytes_;
+    const std::uint64_t size = std::min(core_.chunk_bytes, bytes() - sent_bytes_);
+    if (readable()) {
+      WriteChunk(SliceOf(source_, from, size));
+      return absl::OkStatus();
+    }
+    absl::StatusOr<Slab> slab = core_.jobs.host_pool.Acquire(size);
+    if (!slab.ok()) return slab.status();
+    auto staged = std::make_shared<Staged>(Staged{source_, *std::move(slab)});
+    std::byte* const to = staged->slab.data();
+    copying_ = true;
+    absl::Status status = tensor().device().transfer().ToHost(
+        to, from, size, [this, staged = std::move(staged), size](absl::Status copied) {
+          Step([&] {
+            copying_ = false;
+            Fail(std::move(copied));
+            if (!status_.has_value()) WriteChunk(SliceOf(staged, staged->slab.data(), size));
+          });
+        });
+    if (!status.ok()) copying_ = false;
+    return status;
+  }
+
+  void WriteChunk(grpc::Slice data) {
+    v1::GetResponse response;
+    response.mutable_chunk()->set_tensor(ToProto(tensor().spec().role));
+    response.mutable_chunk()->set_offset(sent_bytes_);
+    sent_bytes_ += data.size();
+    record_.OutputSent(data.size());
+    Write(MakeFrame(response, std::move(data)));
+  }
+
+  void Write(grpc::ByteBuffer frame) {
+    out_ = std::move(frame);
+    writing_ = true;
+    write_started_ = Clock::now();
+    StartWrite(&out_);
+  }
+
+  AttentionCore& core_;
+  const std::string& tenant_;
+  grpc::CallbackServerContext& context_;
+
+  std::mutex mutex_;
+  // All guarded by mutex_.
+  CallRecord record_;
+  std::optional<absl::Status> status_;  // the final status, once decided
+  bool finished_ = false;               // Finish() was called
+  std::shared_ptr<const Source> source_;
+  std::uint64_t sent_bytes_ = 0;
+  grpc::ByteBuffer out_;
+  bool writing_ = false;  // a write is in flight
+  Clock::time_point write_started_;
+  bool copying_ = false;  // the transfer works for this call
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGetCall(AttentionCore& core,
+                                                         const std::string& tenant,
+                                                         grpc::CallbackServerContext& context,
+                                                         const grpc::ByteBuffer& request) {
+  return new GetCall(core, tenant, context, request);  // deletes itself in OnDone()
+}
+
+}  // namespace sage::server
