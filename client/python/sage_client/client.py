@@ -185,7 +185,6 @@ class Client:
         is_causal: bool = False,
         tensor_layout: str = "HND",
         *,
-        prequantize: bool = False,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Attention:
@@ -200,8 +199,6 @@ class Client:
                 in [B or 1, Hq or 1, ceil(Sq/128), ceil(Sk/64)], leading ones optional.
             is_causal: row i sees keys j <= i + Sk - Sq: the last row sees all keys.
             tensor_layout: "HND" or "NHD".
-            prequantize: send q and k as INT8: a third fewer bytes, the same answer, for the time
-                that the quantisation takes here. Worth it on slow networks.
             timeout: seconds, in place of the client's.
             options:
                 softmax_scale: None for D^-0.5.
@@ -212,10 +209,12 @@ class Client:
                 seqlens_k: keys of each batch entry that exist; None for all.
                 dtype: "bfloat16" to send float32 as bfloat16; None for float16.
                 output_dtype: "float16", "bfloat16" or "float32"; None for q's.
+                prequantize: True sends q and k as INT8: a third fewer bytes, the same answer, for
+                    the time that numpy takes to quantise. Worth it on slow networks.
 
         """
         job = make_job(q, k, v, mask_id, is_causal, tensor_layout, **options)
-        return self._answer(q, job, prequantize, self._deadline(timeout), Cancellation())
+        return self._answer(q, job, self._deadline(timeout), Cancellation())
 
     async def attend_async(
         self,
@@ -226,7 +225,6 @@ class Client:
         is_causal: bool = False,
         tensor_layout: str = "HND",
         *,
-        prequantize: bool = False,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Attention:
@@ -234,7 +232,7 @@ class Client:
         job = make_job(q, k, v, mask_id, is_causal, tensor_layout, **options)
         cancel = Cancellation()
         running = asyncio.get_running_loop().run_in_executor(
-            None, self._answer, q, job, prequantize, self._deadline(timeout), cancel
+            None, self._answer, q, job, self._deadline(timeout), cancel
         )
         try:
             return await running
@@ -270,11 +268,9 @@ class Client:
     def _deadline(self, timeout: float | None) -> _Deadline:
         return _Deadline(self.timeout if timeout is None else timeout)
 
-    def _answer(
-        self, q: Array, job: Job, prequantize: bool, deadline: _Deadline, cancel: Cancellation
-    ) -> Attention:
+    def _answer(self, q: Array, job: Job, deadline: _Deadline, cancel: Cancellation) -> Attention:
         try:
-            parts = self._run(job, prequantize, deadline, cancel)
+            parts = self._run(job, deadline, cancel)
         except SageError as error:
             if not self.local_fallback or error.code != grpc.StatusCode.UNAVAILABLE:
                 raise
@@ -284,18 +280,16 @@ class Client:
         lse = None if job.lse is None else like(q, job.lse, FLOAT32)
         return Attention(like(q, job.out, job.problem.output_dtype), lse, parts)
 
-    def _run(
-        self, job: Job, prequantize: bool, deadline: _Deadline, cancel: Cancellation
-    ) -> tuple[Part, ...]:
+    def _run(self, job: Job, deadline: _Deadline, cancel: Cancellation) -> tuple[Part, ...]:
         """Computes the job in stripes of heads, each on a connection of its own."""
         turn = next(self._turn)
         stripes = self._stripes(job)
         if len(stripes) == 1:
-            return (self._run_part(job, prequantize, turn, 0, deadline, cancel),)
+            return (self._run_part(job, turn, 0, deadline, cancel),)
         with ThreadPoolExecutor(len(stripes)) as pool:
             futures = [
                 pool.submit(
-                    self._run_part, job.of_heads(heads), prequantize,
+                    self._run_part, job.of_heads(heads),
                     turn + i, i // len(self.servers), deadline, cancel,
                 )
                 for i, heads in enumerate(stripes)
@@ -322,14 +316,13 @@ class Client:
     def _run_part(
         self,
         job: Job,
-        prequantize: bool,
         first_server: int,
         connection: int,
         deadline: _Deadline,
         cancel: Cancellation,
     ) -> Part:
         """Computes a job on one server, or on the next ones where that may help."""
-        if prequantize:
+        if job.prequantize:
             job = job.prequantized()
         attend = attend_inline if job.message_bytes <= _INLINE_BYTES else attend_stream
         for attempt in itertools.count():

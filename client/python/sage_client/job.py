@@ -92,6 +92,7 @@ class Job:
     out: Bits  # [B, Hq, Sq, D] in the problem's layout, of any strides
     lse: Bits | None  # [B, Hq, Sq]
     request_id: str
+    prequantize: bool  # q and k are to travel as `sage1` values
 
     @property
     def operands(self) -> tuple[Operand, Operand, Operand]:
@@ -121,6 +122,7 @@ class Job:
             out=self.out[(slice(None),) * problem.head_axis + (q,)],
             lse=None if self.lse is None else self.lse[:, q],
             request_id=self.request_id,
+            prequantize=self.prequantize,
         )
 
     def prequantized(self) -> Job:

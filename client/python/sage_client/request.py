@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     seqlens_k: Sequence[int] | None
     dtype: str | None
     output_dtype: str | None
+    prequantize: bool
 
 
 def make_job(
@@ -49,6 +50,9 @@ def make_job(
     check_choice("tensor_layout", tensor_layout, list(LAYOUTS))
     precision = options.get("precision", DEFAULT_PRECISION)
     check_choice("precision", precision, list(PRECISIONS))
+    prequantize = bool(options.get("prequantize", False))
+    if prequantize and precision == "fp16":
+        raise invalid("prequantize", True, "False with precision fp16")
     tensors = {name: read_tensor(name, x) for name, x in (("q", q), ("k", k), ("v", v))}
     given = tensors["q"].dtype
     for name in ("k", "v"):
@@ -89,4 +93,5 @@ def make_job(
         out=np.empty(problem.out_shape, problem.output_dtype.bits),
         lse=np.empty(problem.lse_shape, np.float32) if problem.return_lse else None,
         request_id=uuid.uuid4().hex,
+        prequantize=prequantize,
     )

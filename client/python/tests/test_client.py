@@ -193,13 +193,14 @@ def test_cancelling_a_coroutine_ends_its_calls(rng: np.random.Generator) -> None
         yield from ()
         gone = threading.Event()
         context.add_callback(gone.set)
-        gone.wait()
+        gone.wait(60)
 
     async def cancelled(address: str) -> None:
-        call = asyncio.create_task(Client(address, connections=2).attend_async(q, k, v))
+        client = Client(address, connections=2, timeout=60)
+        call = asyncio.create_task(client.attend_async(q, k, v))
         loop = asyncio.get_running_loop()
         for _ in range(2):
-            await loop.run_in_executor(None, entered.acquire)
+            assert await loop.run_in_executor(None, entered.acquire, True, 30)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -219,9 +220,9 @@ def test_one_failed_stripe_ends_the_others(rng: np.random.Generator) -> None:
         if first.acquire(blocking=False):
             context.add_callback(ended.set)
             waiting.set()
-            ended.wait()
+            ended.wait(30)
         else:
-            waiting.wait()
+            waiting.wait(30)
             context.abort(grpc.StatusCode.INTERNAL, "planted")
         yield b""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from sage_client import quantize
+from sage_client import Client, InvalidArgumentError, quantize
 
 with np.load(REPOSITORY / "tests" / "golden" / "data" / "sage1.npz") as stored:
     GOLDEN = {name: stored[name] for name in stored.files}
@@ -47,3 +47,33 @@ def test_heads_and_batch_entries_are_independent(rng: np.random.Generator) -> No
             alone = quantize.quantize_k(x[b : b + 1, h : h + 1], c[b : b + 1, h : h + 1])
             assert same_bits(alone.values[0, 0], whole.values[b, h])
             assert same_bits(alone.scales[0, 0], whole.scales[b, h])
+
+
+@pytest.mark.parametrize("layout", ["HND", "NHD"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("length", [130, 9000])  # inline, and streamed in stripes
+@pytest.mark.parametrize("precision", ["qk_int8_pv_fp16", "qk_int8_pv_fp8"])
+def test_an_upload_in_int8_gives_the_same_answer(
+    client: Client, rng: np.random.Generator, layout: str, dtype: str, length: int, precision: str
+) -> None:
+    def draw(heads: int) -> Any:
+        shape = (1, heads, length, 64) if layout == "HND" else (1, length, heads, 64)
+        return rng.standard_normal(shape, np.float32).astype(dtype)
+
+    q, k, v = draw(8), draw(4), draw(4)
+    mask = rng.random((8, -(-length // 128), -(-length // 64))) < (0.5 if length < 1000 else 0.02)
+    for return_lse in (False, True):
+        options: Any = {"return_lse": return_lse, "precision": precision}
+        plain = client.attend(q, k, v, mask, True, layout, **options)
+        quantized = client.attend(q, k, v, mask, True, layout, prequantize=True, **options)
+        assert same_bits(quantized.out, plain.out)
+        if return_lse:
+            assert same_bits(quantized.lse, plain.lse)
+        uploaded = [sum(part.bytes_in for part in a.parts) for a in (plain, quantized)]
+        assert uploaded[0] - uploaded[1] == q.size + k.size
+
+
+def test_int8_is_not_for_the_exact_precision(client: Client) -> None:
+    q = np.zeros((1, 1, 64, 64), np.float16)
+    with pytest.raises(InvalidArgumentError, match="prequantize: got True, allowed False with"):
+        client.attend(q, q, q, precision="fp16", prequantize=True)
