@@ -31,13 +31,15 @@ inline float ToFloat(BFloat16 x) {
 inline float ToFloat(Float16 x) {
   const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = x.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) {  // infinity and NaN: widen the fraction, keep the exponent full
-    return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
-  }
   // Shifting into place scales the value by 2^-112; subnormals come out right as well.
   constexpr float kTwoPow112 = 5192296858534827628530496329220096.0f;
   const float scaled = std::bit_cast<float>(magnitude << 13) * kTwoPow112;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | sign);
+  // Infinity and NaN: the fraction is in place, the exponent becomes full. A choice between two
+  // numbers, both computed, is what compilers make vectors of.
+  const std::uint32_t special = 0x7f800000u | (magnitude << 13);
+  const std::uint32_t widened =
+      magnitude >= 0x7c00u ? special : std::bit_cast<std::uint32_t>(scaled);
+  return std::bit_cast<float>(widened | sign);
 }
 
 inline float ToFloat(float x) { return x; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <limits>
@@ -29,32 +30,41 @@ void WithElements(const HeadView& view, const Body& body) {
   }
 }
 
-// Quantises rows [begin, end) as one group and returns its scale. `c` is nullptr for 0.
+constexpr std::array<float, kMaxHeadDim> kZeros{};
+
+// Quantises rows [begin, end), at most a block, as one group and returns its scale. In plain loops
+// over the channels, which compilers make vectors of: integers for the maximum, since that of
+// floats depends on their order where there is a NaN.
 template <typename Element>
 float QuantizeGroup(const Element* data, const HeadView& x, const float* c, std::int64_t begin,
                     std::int64_t end, std::int8_t* x8) {
-  const auto centred = [&](std::int64_t row, std::int64_t d) {
-    return ToFloat(data[row * x.row_stride + d]) - (c == nullptr ? 0.0F : c[d]);
-  };
-  float m = 0;
-  bool finite = true;
+  constexpr std::uint32_t kInfinityBits = 0x7f800000;
+  float centred[kBlockN * kMaxHeadDim];  // [rows, head_dim]
+  std::uint32_t largest = 0;             // bits of m: ordered as magnitudes are
   for (std::int64_t row = begin; row < end; ++row) {
+    const Element* const from = data + row * x.row_stride;
+    float* const to = centred + (row - begin) * x.head_dim;
     for (std::int64_t d = 0; d < x.head_dim; ++d) {
-      const float value = centred(row, d);
-      finite = finite && std::isfinite(value);
-      m = std::max(m, std::abs(value));
+      to[d] = ToFloat(from[d]) - c[d];
+      largest = std::max(largest, std::bit_cast<std::uint32_t>(to[d]) & 0x7fffffffU);
     }
   }
+  const std::int64_t count = (end - begin) * x.head_dim;
+  std::int8_t* const to = x8 + begin * x.head_dim;
+  const auto m = std::bit_cast<float>(largest);
+  const bool finite = largest < kInfinityBits;
   if (!finite || m < kZeroThreshold) {
-    std::fill(x8 + begin * x.head_dim, x8 + end * x.head_dim, std::int8_t{0});
+    std::fill(to, to + count, std::int8_t{0});
     return finite ? 0.0F : std::numeric_limits<float>::quiet_NaN();
   }
   const float r = 127.0F / m;
-  for (std::int64_t row = begin; row < end; ++row) {
-    for (std::int64_t d = 0; d < x.head_dim; ++d) {
-      const float rounded = std::rint(centred(row, d) * r);
-      x8[row * x.head_dim + d] = static_cast<std::int8_t>(std::clamp(rounded, -127.0F, 127.0F));
-    }
+  // Adding 1.5 * 2^23 rounds to an integer, ties to even, and leaves it in the low bits.
+  constexpr float kMagic = 12582912.0F;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float rounded = centred[i] * r + kMagic;
+    const std::int32_t integer =
+        std::bit_cast<std::int32_t>(rounded) - std::bit_cast<std::int32_t>(kMagic);
+    to[i] = static_cast<std::int8_t>(std::clamp(integer, -127, 127));
   }
   return m / 127.0F;
 }
@@ -92,7 +102,7 @@ void QuantizeKeys(const HeadView& k, const float* c, std::int8_t* k8, float* sca
 void QuantizeQueries(const HeadView& q, std::int8_t* q8, float* scales) {
   WithElements(q, [&](const auto* data) {
     for (std::int64_t row = 0; row < q.rows; ++row) {
-      scales[row] = QuantizeGroup(data, q, nullptr, row, row + 1, q8);
+      scales[row] = QuantizeGroup(data, q, kZeros.data(), row, row + 1, q8);
     }
   });
 }
