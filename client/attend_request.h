@@ -30,9 +30,10 @@ struct AttendRequest {
   const void* v = nullptr;
   bool float32_inputs = false;
   // Quantises q and k here, by spec `sage1`, and sends int8: half of their bytes, and scales in the
-  // header, which takes up to 2^21 query rows, all heads counted, or half as many with lse. The
-  // answer's bits stay the same. Takes memory for the int8 copies, and time before the first byte
-  // is sent, in the call itself also of AttendAsync. Not with Precision::kFp16 (INVALID_ARGUMENT).
+  // header, which takes up to 2^21 query rows, all heads counted, or half as many with lse, of each
+  // stripe. The answer's bits stay the same. Takes memory for the int8 copies, and time before the
+  // first byte is sent, in the call itself also of AttendAsync. Not with Precision::kFp16
+  // (INVALID_ARGUMENT).
   bool prequantize = false;
 
   RequestMask mask;

@@ -12,6 +12,8 @@
 #include "client/internal/outgoing_request.h"
 #include "client/internal/status.h"
 #include "client/internal/stream_call.h"
+#include "client/internal/striped_call.h"
+#include "client/internal/stripes.h"
 #include "client/internal/wire_header.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
@@ -25,6 +27,7 @@ namespace {
 constexpr int kMaxReceiveMessageBytes = 8 << 20;
 constexpr int kKeepaliveTimeMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
+constexpr int kMaxConnections = 16;
 constexpr std::size_t kMinChunkBytes = 4 << 10;
 constexpr std::size_t kMaxChunkBytes = 2 << 20;
 // The server refuses unary messages above 3 MiB.
@@ -46,6 +49,10 @@ absl::Status CheckOptions(const ClientOptions& options) {
                                                    ", must be between ", kMinChunkBytes, " and ",
                                                    kMaxChunkBytes));
   }
+  if (options.connections < 1 || options.connections > kMaxConnections) {
+    return absl::InvalidArgumentError(absl::StrCat("connections: ", options.connections,
+                                                   ", must be between 1 and ", kMaxConnections));
+  }
   return absl::OkStatus();
 }
 
@@ -65,9 +72,30 @@ absl::StatusOr<Response> CallServer(const std::string& target, absl::Time deadli
 }  // namespace
 
 struct Client::RunningCalls {
+  explicit RunningCalls(std::size_t connections) : by_connection(connections) {}
+
+  // The connection of a new call.
+  std::size_t Add() {
+    const std::lock_guard lock(mutex);
+    const auto fewest = std::min_element(by_connection.begin(), by_connection.end());
+    ++*fewest;
+    return fewest - by_connection.begin();
+  }
+  void Remove(std::size_t connection) {
+    const std::lock_guard lock(mutex);
+    --by_connection[connection];
+    none.notify_all();
+  }
+  void AwaitNone() {
+    std::unique_lock lock(mutex);
+    none.wait(lock, [this] {
+      return std::all_of(by_connection.begin(), by_connection.end(), [](int n) { return n == 0; });
+    });
+  }
+
   std::mutex mutex;
   std::condition_variable none;
-  int count = 0;  // guarded by mutex
+  std::vector<int> by_connection;  // guarded by mutex
 };
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
@@ -79,20 +107,20 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // a retry would have to keep all data sent so far
   // Its own connection, not one shared with other clients of the process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  std::shared_ptr<grpc::Channel> channel =
-      grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
-  return std::unique_ptr<Client>(new Client(std::move(options), std::move(channel)));
+  std::vector<std::shared_ptr<grpc::Channel>> channels;
+  for (int i = 0; i < options.connections; ++i) {
+    channels.push_back(
+        grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments));
+  }
+  return std::unique_ptr<Client>(new Client(std::move(options), std::move(channels)));
 }
 
-Client::Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel)
+Client::Client(ClientOptions options, std::vector<std::shared_ptr<grpc::Channel>> channels)
     : options_(std::move(options)),
-      channel_(std::move(channel)),
-      running_(std::make_shared<RunningCalls>()) {}
+      channels_(std::move(channels)),
+      running_(std::make_shared<RunningCalls>(channels_.size())) {}
 
-Client::~Client() {
-  std::unique_lock lock(running_->mutex);
-  running_->none.wait(lock, [this] { return running_->count == 0; });
-}
+Client::~Client() { running_->AwaitNone(); }
 
 absl::Duration Client::TimeoutOr(absl::Duration timeout) const {
   return timeout == absl::ZeroDuration() ? options_.default_timeout : timeout;
@@ -112,21 +140,34 @@ AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
     done(std::move(status));
     return {};
   }
-  {
-    const std::lock_guard lock(running_->mutex);
-    ++running_->count;
+  const absl::Time deadline = DeadlineAfter(TimeoutOr(request.timeout));
+  const internal::HeadsInMemory heads{request.problem.num_heads_q, request.problem.num_heads_kv};
+  if (internal::InlineMessageBytes(request) <= options_.inline_limit_bytes) {
+    return Start(std::move(request), heads, /*is_inline=*/true, deadline, std::move(done));
   }
+  std::vector<internal::Stripe> stripes = internal::PlanStripes(request, options_.connections);
+  if (stripes.size() == 1) {
+    return Start(std::move(request), heads, /*is_inline=*/false, deadline, std::move(done));
+  }
+  return internal::StartStripedCall(
+      request, std::move(stripes),
+      [&](internal::Stripe stripe, AttendCallback stripe_done) {
+        // The header is made before this returns, so the mask that it copies need not live longer.
+        return Start(std::move(stripe.request), stripe.heads, /*is_inline=*/false, deadline,
+                     std::move(stripe_done));
+      },
+      std::move(done));
+}
+
+AttendCall Client::Start(AttendRequest request, internal::HeadsInMemory heads, bool is_inline,
+                         absl::Time deadline, AttendCallback done) {
+  const std::size_t connection = running_->Add();
   // By now the call has let go of the connection.
-  AttendCallback finish = [running = running_,
+  AttendCallback finish = [running = running_, connection,
                            done = std::move(done)](absl::StatusOr<AttendReport> report) {
-    {
-      const std::lock_guard lock(running->mutex);
-      if (--running->count == 0) running->none.notify_all();
-    }
+    running->Remove(connection);
     done(std::move(report));
   };
-  const absl::Time deadline = DeadlineAfter(TimeoutOr(request.timeout));
-  const bool is_inline = internal::InlineMessageBytes(request) <= options_.inline_limit_bytes;
   absl::StatusOr<internal::OutgoingRequest> outgoing =
       internal::OutgoingRequest::Make(std::move(request));
   if (!outgoing.ok()) {
@@ -134,15 +175,15 @@ AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
     return {};
   }
   if (is_inline) {
-    return internal::StartInlineCall(channel_, options_, *std::move(outgoing), deadline,
-                                     std::move(finish));
+    return internal::StartInlineCall(channels_[connection], options_, *std::move(outgoing),
+                                     deadline, std::move(finish));
   }
-  return internal::StreamCall::Start(channel_, options_, *std::move(outgoing), deadline,
-                                     std::move(finish));
+  return internal::StreamCall::Start(channels_[connection], options_, *std::move(outgoing), heads,
+                                     deadline, std::move(finish));
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {
-  const auto stub = v1::Server::NewStub(channel_);
+  const auto stub = v1::Server::NewStub(channels_.front());
   return CallServer<v1::ServerInfo>(options_.target, DeadlineAfter(TimeoutOr(timeout)),
                                     [&](grpc::ClientContext* context, v1::ServerInfo* response) {
                                       return stub->GetInfo(context, {}, response);
@@ -150,7 +191,7 @@ absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {
 }
 
 absl::StatusOr<v1::Statistics> Client::GetStatistics(absl::Duration timeout) {
-  const auto stub = v1::Server::NewStub(channel_);
+  const auto stub = v1::Server::NewStub(channels_.front());
   return CallServer<v1::Statistics>(options_.target, DeadlineAfter(TimeoutOr(timeout)),
                                     [&](grpc::ClientContext* context, v1::Statistics* response) {
                                       return stub->GetStatistics(context, {}, response);

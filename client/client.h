@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,6 +25,9 @@ class Channel;
 }
 
 namespace sage {
+namespace internal {
+struct HeadsInMemory;
+}
 
 struct ClientOptions {
   std::string target = "127.0.0.1:50051";  // host:port, or unix:/path of a socket
@@ -33,6 +37,11 @@ struct ClientOptions {
   std::size_t inline_limit_bytes = 5 << 19;
   // Payload of one streamed message; the server may ask for less.
   std::size_t chunk_bytes = 1 << 20;
+  // One connection is one socket and one HTTP/2 flow of data. Requests of 16 MiB and more are cut
+  // into stripes, batch entries or heads of at least 8 MiB each, that travel side by side, each
+  // admitted by the server for itself; calls that run at once are spread. 1 to 16; connections are
+  // made when first used.
+  int connections = 4;
 };
 
 // A running AttendAsync. Copies refer to the same call; an empty one, or one whose call is over,
@@ -52,7 +61,7 @@ class AttendCall {
   std::function<void()> cancel_;
 };
 
-// One connection to one server. Thread-safe; any number of calls may run at once.
+// Some connections to one server. Thread-safe; any number of calls may run at once.
 //
 // Errors are the server's (proto/sage/v1/attention.proto), with its details appended to the
 // message, and these of the client itself: INVALID_ARGUMENT for a request that is not valid,
@@ -62,7 +71,8 @@ class Client {
  public:
   using AttendCallback = std::function<void(absl::StatusOr<AttendReport>)>;
 
-  // Prepares the connection; it is made by the first call. INVALID_ARGUMENT for a bad option.
+  // Prepares the connections; they are made by the calls that use them. INVALID_ARGUMENT for a bad
+  // option.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
   // Waits for running calls to end; cancel them first where that may take long. Not to be called
   // from a completion callback: the connection goes with the client, and waits for its threads.
@@ -82,14 +92,18 @@ class Client {
   const ClientOptions& options() const { return options_; }
 
  private:
-  Client(ClientOptions options, std::shared_ptr<grpc::Channel> channel);
-  absl::Duration TimeoutOr(absl::Duration timeout) const;
-
   struct RunningCalls;
 
+  Client(ClientOptions options, std::vector<std::shared_ptr<grpc::Channel>> channels);
+  absl::Duration TimeoutOr(absl::Duration timeout) const;
+  // One call over the connection that has the fewest; `request` is about some of the heads in
+  // memory, or all.
+  AttendCall Start(AttendRequest request, internal::HeadsInMemory heads, bool is_inline,
+                   absl::Time deadline, AttendCallback done);
+
   const ClientOptions options_;
-  const std::shared_ptr<grpc::Channel> channel_;
-  const std::shared_ptr<RunningCalls> running_;  // shared with the calls
+  const std::vector<std::shared_ptr<grpc::Channel>> channels_;  // one connection each
+  const std::shared_ptr<RunningCalls> running_;                 // shared with the calls
 };
 
 }  // namespace sage

@@ -10,6 +10,11 @@ void AddServerOptions(CLI::App* command, ServerOptions* options) {
   command->add_option("--server", options->target, "HOST:PORT, or unix:/PATH of a socket")
       ->envname("SAGE_SERVER")
       ->capture_default_str();
+  command
+      ->add_option("--connections", options->connections,
+                   "Connections that large requests are striped over, 1 to 16")
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
   command->add_option("--timeout", options->timeout_seconds, "Seconds to wait for an answer")
       ->check(CLI::PositiveNumber);
 }
@@ -17,6 +22,7 @@ void AddServerOptions(CLI::App* command, ServerOptions* options) {
 absl::StatusOr<std::unique_ptr<Client>> Connect(const ServerOptions& options) {
   ClientOptions client;
   client.target = options.target;
+  client.connections = options.connections;
   if (options.timeout_seconds > 0) client.default_timeout = absl::Seconds(options.timeout_seconds);
   return Client::Connect(std::move(client));
 }

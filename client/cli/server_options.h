@@ -13,6 +13,7 @@ namespace sage::cli {
 
 struct ServerOptions {
   std::string target = ClientOptions{}.target;
+  int connections = ClientOptions{}.connections;
   double timeout_seconds = 0;  // 0: none
 };
 

@@ -34,9 +34,9 @@ struct StreamCall::SendBuffer {
 };
 
 AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options,
-                             OutgoingRequest outgoing, absl::Time deadline,
+                             OutgoingRequest outgoing, HeadsInMemory heads, absl::Time deadline,
                              Client::AttendCallback done) {
-  auto call = std::make_shared<StreamCall>(options, std::move(outgoing), std::move(done));
+  auto call = std::make_shared<StreamCall>(options, std::move(outgoing), heads, std::move(done));
   call->self_ = call;
   auto context = std::make_shared<grpc::ClientContext>();
   if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
@@ -60,11 +60,12 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   });
 }
 
-StreamCall::StreamCall(const ClientOptions& options, OutgoingRequest outgoing,
+StreamCall::StreamCall(const ClientOptions& options, OutgoingRequest outgoing, HeadsInMemory heads,
                        Client::AttendCallback done)
     : options_(options),
       outgoing_request_(std::move(outgoing)),
       request_(outgoing_request_.request()),
+      heads_(heads),
       done_(std::move(done)) {}
 
 void StreamCall::OnWriteDone(bool ok) {
@@ -131,7 +132,8 @@ absl::Status StreamCall::HandleResponse() {
 }
 
 absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
-  absl::StatusOr<UnitPlan> plan = CheckPlan(request_.problem, accepted, request_.prequantize);
+  absl::StatusOr<UnitPlan> plan =
+      CheckPlan(request_.problem, heads_, accepted, request_.prequantize);
   if (!plan.ok()) return plan.status();
   server_id_ = accepted.server_id();
   plan_ = *std::move(plan);

@@ -37,12 +37,13 @@ namespace sage::internal {
 // run a reaction before they return.
 class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // `deadline` may be infinite.
+  // `heads` says how the request's tensors lie in memory. `deadline` may be infinite.
   static AttendCall Start(std::shared_ptr<grpc::Channel> channel, const ClientOptions& options,
-                          OutgoingRequest outgoing, absl::Time deadline,
+                          OutgoingRequest outgoing, HeadsInMemory heads, absl::Time deadline,
                           Client::AttendCallback done);
 
-  StreamCall(const ClientOptions& options, OutgoingRequest outgoing, Client::AttendCallback done);
+  StreamCall(const ClientOptions& options, OutgoingRequest outgoing, HeadsInMemory heads,
+             Client::AttendCallback done);
   ~StreamCall() override = default;
 
  private:
@@ -90,6 +91,7 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   const ClientOptions options_;
   const OutgoingRequest outgoing_request_;
   const AttendRequest& request_;  // that one's
+  const HeadsInMemory heads_;
   const Client::AttendCallback done_;
   const absl::Time started_ = absl::Now();
   std::shared_ptr<StreamCall> self_;  // reset on completion

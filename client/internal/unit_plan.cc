@@ -49,31 +49,35 @@ absl::Status CheckRanges(const AttentionProblem& problem, const v1::Accepted& ac
   return absl::OkStatus();
 }
 
-PlannedUnit Locate(const AttentionProblem& problem, const v1::Unit& unit, bool carries_kv,
-                   bool prequantized) {
+PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v1::Unit& unit,
+                   bool carries_kv, bool prequantized) {
   const auto width = [&problem](DType dtype) {
     return problem.head_dim * static_cast<std::int64_t>(SizeOf(dtype));
   };
   const std::int64_t qk_width = prequantized ? problem.head_dim : width(problem.dtype);
-  const auto rows_of_queries = [&problem](Layout layout, std::int64_t width_bytes) {
-    return TensorExtent{layout, problem.num_heads_q, problem.seqlen_q, width_bytes};
+  // What was quantised is there for the problem's heads alone.
+  const HeadsInMemory qk_heads =
+      prequantized ? HeadsInMemory{problem.num_heads_q, problem.num_heads_kv} : heads;
+  const auto rows_of_queries = [&problem](Layout layout, std::int64_t heads_q,
+                                          std::int64_t width_bytes) {
+    return TensorExtent{layout, heads_q, problem.seqlen_q, width_bytes};
   };
   const std::int64_t group = problem.group_size();
   const TensorRange queries{unit.batch(), unit.kv_head_begin() * group,
                             unit.kv_head_count() * group, unit.q_begin(), unit.q_count()};
 
   PlannedUnit planned;
-  planned.q = RunsOf(rows_of_queries(problem.layout, qk_width), queries);
-  planned.out = RunsOf(rows_of_queries(problem.layout, width(problem.output_dtype)), queries);
+  planned.q = RunsOf(rows_of_queries(problem.layout, qk_heads.q, qk_width), queries);
+  planned.out =
+      RunsOf(rows_of_queries(problem.layout, heads.q, width(problem.output_dtype)), queries);
   if (problem.return_lse) {
-    planned.lse = RunsOf(rows_of_queries(Layout::kHnd, sizeof(float)), queries);
+    planned.lse = RunsOf(rows_of_queries(Layout::kHnd, heads.q, sizeof(float)), queries);
   }
   if (carries_kv) {
     const TensorRange keys{unit.batch(), unit.kv_head_begin(), unit.kv_head_count(), 0,
                            problem.seqlen_k};
-    planned.k = RunsOf({problem.layout, problem.num_heads_kv, problem.seqlen_k, qk_width}, keys);
-    planned.v = RunsOf(
-        {problem.layout, problem.num_heads_kv, problem.seqlen_k, width(problem.dtype)}, keys);
+    planned.k = RunsOf({problem.layout, qk_heads.kv, problem.seqlen_k, qk_width}, keys);
+    planned.v = RunsOf({problem.layout, heads.kv, problem.seqlen_k, width(problem.dtype)}, keys);
   }
   return planned;
 }
@@ -113,8 +117,8 @@ class Coverage {
 
 }  // namespace
 
-absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted,
-                                   bool prequantized) {
+absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
+                                   const v1::Accepted& accepted, bool prequantized) {
   UnitPlan plan;
   plan.units.reserve(accepted.units_size());
   constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();
@@ -132,7 +136,7 @@ absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Ac
       return BadPlan(i, "repeats query rows of an earlier unit");
     }
     const bool carries_kv = accepted.units(i).kv_unit() == static_cast<std::uint32_t>(i);
-    plan.units.push_back(Locate(problem, accepted.units(i), carries_kv, prequantized));
+    plan.units.push_back(Locate(problem, heads, accepted.units(i), carries_kv, prequantized));
     if (plan.units.back().payload_bytes() > plan.window_bytes) {
       return BadPlan(
           i, absl::StrCat("has ", plan.units.back().payload_bytes(),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/internal/stripes.h"
 #include "kernels/attention.h"
 #include "kernels/tensor_piece.h"
 #include "sage/v1/attention.pb.h"
@@ -31,9 +32,10 @@ struct UnitPlan {
 
 // INTERNAL, saying what is wrong, unless the units lie within the problem, cover every query row of
 // every head exactly once, name an earlier carrier of the same k and v, and fit the window.
-// `prequantized`: q and k travel as int8.
-absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, const v1::Accepted& accepted,
-                                   bool prequantized = false);
+// `prequantized`: q and k travel as int8. `heads`: those that the tensors have in memory, of which
+// the problem may be about some.
+absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
+                                   const v1::Accepted& accepted, bool prequantized = false);
 
 }  // namespace sage::internal
 

@@ -218,7 +218,7 @@ TEST_F(PrequantizedTest, OrdinaryStubsMaySendEitherOperandAsInt8) {
 // Scales travel in the header, which has a limit.
 TEST_F(PrequantizedTest, ScalesBeyondTheHeadersLimitAreRefused) {
   StartServer();
-  StartClient(0);
+  const auto client = Client::Connect({.target = target(), .connections = 1});  // no stripes
   AttentionProblem problem;
   problem.batch = problem.num_heads_kv = 1;
   problem.num_heads_q = 64;
@@ -234,7 +234,7 @@ TEST_F(PrequantizedTest, ScalesBeyondTheHeadersLimitAreRefused) {
   request.k = request.v = kv.data();
   request.prequantize = true;
   request.out = out.data();
-  const auto refused = client_->Attend(request);
+  const auto refused = (*client)->Attend(request);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted) << refused.status();
 }
 

@@ -225,5 +225,111 @@ TEST_F(ServedAttention, BitsDoNotDependOnTheCutIntoUnits) {
   EXPECT_EQ(whole.lse, cut.lse);
 }
 
+// Large enough to be striped over four connections.
+TEST_F(ServedAttention, BitsDoNotDependOnStripes) {
+  StartServer();
+  struct StripedCase {
+    Case c;
+    bool prequantize = false;
+    MaskPattern pattern = SlidingWindowPattern{.left_blocks = 2, .right_blocks = 0};
+  };
+  const Precision precision = Precision::kQkInt8PvFp16;
+  const StripedCase cases[] = {
+      {{1, 24, 24, 2048, 2048, 128, DType::kFloat16, Layout::kHnd, precision, false, 0.1}},
+      {{1, 24, 24, 2048, 2048, 128, DType::kFloat16, Layout::kNhd, precision, true, 0.1}},
+      {{1, 64, 1, 2048, 2048, 128, DType::kBFloat16, Layout::kNhd, precision, true}},
+      {{2,
+        16,
+        8,
+        2048,
+        2048,
+        128,
+        DType::kFloat16,
+        Layout::kHnd,
+        precision,
+        true,
+        std::nullopt,
+        true,
+        {2000, 1},
+        {1500, 2048}}},
+      {{1, 24, 24, 2048, 2048, 128, DType::kFloat16, Layout::kHnd, precision, false, 0.1}, true},
+  };
+  const auto clients = [&] {
+    std::vector<std::unique_ptr<Client>> made;
+    for (const int connections : {1, 4}) {
+      made.push_back(*Client::Connect({.target = target(), .connections = connections}));
+    }
+    return made;
+  }();
+  std::uint64_t seed = 20;
+  for (const StripedCase& striped : cases) {
+    const AttentionProblem problem = ProblemOf(striped.c);
+    SCOPED_TRACE(Describe(problem, ++seed));
+    const ProblemData data = MakeData(problem, DataKind::kNormal, seed);
+    BlockMask mask;
+    if (striped.c.density.has_value()) {
+      mask = *BlockMask::FromDense(
+          problem, 1, problem.num_heads_q,
+          RandomDenseMask(problem, 1, problem.num_heads_q, *striped.c.density, seed));
+    }
+    std::vector<PoisonedOutput> outputs;
+    std::vector<AttendReport> reports;
+    for (const std::unique_ptr<Client>& client : clients) {
+      PoisonedOutput& output = outputs.emplace_back(problem);
+      std::int64_t last_done = 0, units = -1;
+      AttendRequest request;
+      request.problem = problem;
+      request.q = data.q.data();
+      request.k = data.k.data();
+      request.v = data.v.data();
+      if (striped.c.density.has_value()) {
+        request.mask = &mask;
+      } else {
+        request.mask = striped.pattern;
+      }
+      request.prequantize = striped.prequantize;
+      request.out = output.out.data();
+      request.lse = output.lse.data();
+      request.on_unit_done = [&](std::int64_t done, std::int64_t total) {
+        EXPECT_GT(done, last_done);
+        last_done = done;
+        units = total;
+      };
+      const auto report = client->Attend(request);
+      ASSERT_TRUE(report.ok()) << report.status();
+      EXPECT_EQ(last_done, units);
+      reports.push_back(*report);
+    }
+    EXPECT_TRUE(outputs[0].out == outputs[1].out);
+    EXPECT_TRUE(outputs[0].lse == outputs[1].lse);
+    EXPECT_EQ(reports[0].bytes_out, reports[1].bytes_out);
+    EXPECT_DOUBLE_EQ(reports[0].block_density, reports[1].block_density);
+    EXPECT_EQ(reports[0].server_id, reports[1].server_id);
+  }
+  EXPECT_EQ(clients.front()->GetStatistics()->requests_ok(), 5U * (1 + 4));
+}
+
+TEST_F(ServedAttention, AStripedRequestFailsAsOne) {
+  server::ServerOptions options = TestServerOptions();
+  options.max_connections = 1;
+  StartServer(options);
+  const auto client = Client::Connect({.target = target(), .connections = 4});
+  const AttentionProblem problem =
+      ProblemOf({1, 24, 24, 2048, 2048, 128, DType::kFloat16, Layout::kHnd});
+  const ProblemData data = MakeData(problem, DataKind::kNormal, 9);
+  PoisonedOutput output(problem);
+  AttendRequest request;
+  request.problem = problem;
+  request.q = data.q.data();
+  request.k = data.k.data();
+  request.v = data.v.data();
+  request.mask = SlidingWindowPattern{.left_blocks = 0, .right_blocks = 0};
+  request.out = output.out.data();
+  request.lse = output.lse.data();
+  const absl::Status status = (*client)->Attend(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(AwaitIdle(), server::Server::Held{});
+}
+
 }  // namespace
 }  // namespace sage::testing

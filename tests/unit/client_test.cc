@@ -515,6 +515,8 @@ TEST(ClientOptionsTest, RefusesBadOptions) {
   EXPECT_FALSE(Client::Connect({.default_timeout = absl::ZeroDuration()}).ok());
   EXPECT_FALSE(Client::Connect({.inline_limit_bytes = 4 << 20}).ok());
   EXPECT_FALSE(Client::Connect({.chunk_bytes = 0}).ok());
+  EXPECT_FALSE(Client::Connect({.connections = 0}).ok());
+  EXPECT_FALSE(Client::Connect({.connections = 17}).ok());
 }
 
 }  // namespace

@@ -38,6 +38,11 @@ void Add(v1::Accepted* accepted, std::int64_t batch, std::int64_t head, std::int
 }
 
 // Batch 0 by pairs of heads, cut at row 256; batch 1 whole.
+HeadsInMemory AllHeads() {
+  const AttentionProblem problem = Problem(Layout::kHnd);
+  return {problem.num_heads_q, problem.num_heads_kv};
+}
+
 v1::Accepted GoodPlan() {
   v1::Accepted accepted;
   accepted.set_window_bytes(1 << 20);
@@ -53,7 +58,7 @@ v1::Accepted GoodPlan() {
 TEST(ClientUnitPlanTest, LocatesEveryByteOnce) {
   for (const Layout layout : {Layout::kHnd, Layout::kNhd}) {
     const AttentionProblem problem = Problem(layout);
-    const auto plan = CheckPlan(problem, GoodPlan());
+    const auto plan = CheckPlan(problem, {problem.num_heads_q, problem.num_heads_kv}, GoodPlan());
     ASSERT_TRUE(plan.ok()) << plan.status();
     const auto expect_cover = [&](PieceRuns PlannedUnit::*piece, std::int64_t bytes) {
       std::vector<int> seen(bytes);
@@ -73,7 +78,8 @@ TEST(ClientUnitPlanTest, LocatesEveryByteOnce) {
     expect_cover(&PlannedUnit::out, problem.q_elements() * 2);
     expect_cover(&PlannedUnit::lse, problem.lse_elements() * 4);
 
-    const auto int8 = CheckPlan(problem, GoodPlan(), /*prequantized=*/true);
+    const auto int8 = CheckPlan(problem, {problem.num_heads_q, problem.num_heads_kv}, GoodPlan(),
+                                /*prequantized=*/true);
     ASSERT_TRUE(int8.ok()) << int8.status();
     std::int64_t payload = 0;
     for (const PlannedUnit& unit : int8->units) payload += unit.payload_bytes();
@@ -82,7 +88,7 @@ TEST(ClientUnitPlanTest, LocatesEveryByteOnce) {
 }
 
 TEST(ClientUnitPlanTest, SendsUnitsInOrderAndEveryByteOnce) {
-  const auto plan = CheckPlan(Problem(Layout::kNhd), GoodPlan());
+  const auto plan = CheckPlan(Problem(Layout::kNhd), AllHeads(), GoodPlan());
   ASSERT_TRUE(plan.ok());
   for (const std::int64_t chunk_bytes : {16, 48, 1000, 1 << 20}) {
     PayloadCursor cursor(&*plan, chunk_bytes);
@@ -132,7 +138,7 @@ TEST(ClientUnitPlanTest, RefusesPlansThatCannotBeTrusted) {
   for (const auto& test : kCases) {
     v1::Accepted accepted = GoodPlan();
     test.spoil(&accepted);
-    const auto plan = CheckPlan(Problem(Layout::kHnd), accepted);
+    const auto plan = CheckPlan(Problem(Layout::kHnd), AllHeads(), accepted);
     EXPECT_EQ(plan.status().code(), absl::StatusCode::kInternal) << test.message;
     EXPECT_THAT(std::string(plan.status().message()), HasSubstr(test.message));
   }
