@@ -15,6 +15,12 @@ if(NOT SAGE_CUDA STREQUAL "OFF")
     if(NOT CMAKE_CUDA_ARCHITECTURES)
       set(CMAKE_CUDA_ARCHITECTURES 80)
     endif()
+    # For kernels with e4m3: those from sm_89 on, or sm_89 with its PTX where there are none.
+    set(SAGE_CUDA_E4M3_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES})
+    list(FILTER SAGE_CUDA_E4M3_ARCHITECTURES EXCLUDE REGEX "^(7[0-9]|8[0-8])([^0-9]|$)")
+    if(NOT SAGE_CUDA_E4M3_ARCHITECTURES)
+      set(SAGE_CUDA_E4M3_ARCHITECTURES 89)
+    endif()
     enable_language(CUDA)
     # CMake 3.25 does not know nvcc's C++20 flag and would drop the standard silently.
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")

@@ -70,6 +70,13 @@ DeviceTask ToDeviceTask(const AttendTask& task) {
                 .row_stride_bytes = row_bytes};
     device.k_scales = reinterpret_cast<const float*>(base + layout.scales);
     device.smoothing = reinterpret_cast<const float*>(base + layout.smoothing);
+    if (kv.precision == Precision::kQkInt8PvFp8) {
+      device.v = {.data = const_cast<std::uint8_t*>(base + layout.v8),
+                  .head_stride_bytes = NumBlocks(task) * kBlockN * row_bytes,
+                  .row_stride_bytes = kBlockN};
+      device.v_scales = reinterpret_cast<const float*>(base + layout.v_scales);
+      device.v_means = reinterpret_cast<const float*>(base + layout.v_means);
+    }
   }
   if (task.q_scales.has_value()) {
     device.q_scales = task.q_scales->scales;

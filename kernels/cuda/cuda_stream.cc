@@ -6,7 +6,7 @@
 #include "kernels/cuda/attend_plan.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/prepare_kv.h"
-#include "kernels/cuda/prepared_kv.h"
+#include "kernels/cuda/prepare_values.h"
 
 namespace sage::cuda {
 namespace {
@@ -73,7 +73,32 @@ absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
       .scales = reinterpret_cast<float*>(base + layout.scales),
       .smoothing = reinterpret_cast<float*>(base + layout.smoothing),
   };
-  return Run("quantising keys", [&] { return LaunchPrepareKeys(args, stream_.get()); });
+  absl::Status status =
+      Run("quantising keys", [&] { return LaunchPrepareKeys(args, stream_.get()); });
+  if (!status.ok() || task.precision != Precision::kQkInt8PvFp8) return status;
+  return PrepareValues(task, layout, base);
+}
+
+absl::Status CudaStream::PrepareValues(const KvTask& task, const PreparedKvLayout& layout,
+                                       std::uint8_t* base) {
+  if (absl::Status status = CheckAlignment("v", task.v); !status.ok()) return status;
+  const KernelKey key = {task.precision, task.dtype, PaddedHeadDim(task.head_dim)};
+  if (!state_.HasKernel(key)) {
+    return absl::UnimplementedError("no kernel for the precision and dtype of a task");
+  }
+  const PrepareValuesArgs args = {
+      .v = ToDeviceHeads(task.v, SizeOf(task.dtype)),
+      .type = ToElementType(task.dtype),
+      .num_heads = task.num_heads,
+      .length_k = static_cast<std::int32_t>(task.length_k),
+      .head_dim = static_cast<std::int32_t>(task.head_dim),
+      .padded_dim = static_cast<std::int32_t>(PaddedHeadDim(task.head_dim)),
+      .range = state_.kernel(key).value_range,
+      .v8 = base + layout.v8,
+      .scales = reinterpret_cast<float*>(base + layout.v_scales),
+      .means = reinterpret_cast<float*>(base + layout.v_means),
+  };
+  return Run("quantising values", [&] { return LaunchPrepareValues(args, stream_.get()); });
 }
 
 absl::Status CudaStream::Attend(std::span<const AttendTask> tasks, void* workspace) {

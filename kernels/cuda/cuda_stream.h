@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/device_state.h"
+#include "kernels/cuda/prepared_kv.h"
 #include "kernels/cuda/resources.h"
 
 namespace sage::cuda {
@@ -43,6 +44,8 @@ class CudaStream : public Stream {
   cudaStream_t get() const { return stream_.get(); }
 
  private:
+  absl::Status PrepareValues(const KvTask& task, const PreparedKvLayout& layout,
+                             std::uint8_t* base);
   absl::Status Copy(void* target, const void* source, std::size_t bytes, cudaMemcpyKind kind);
   // Makes the device current, so that `call` may use it, and maps its error.
   template <typename Call>

@@ -13,6 +13,7 @@ absl::Status DeviceState::LoadKernels(bool compact) {
       const sm80::KernelChoice choice = {.type = ToElementType(dtype),
                                          .padded_dim = padded_dim,
                                          .num_sms = properties_.num_sms,
+                                         .compute_capability = properties_.compute_capability,
                                          .compact = compact};
       cudaError_t error =
           sm80::LoadQkInt8PvFp16(choice, &kernels_[{Precision::kQkInt8PvFp16, dtype, padded_dim}]);
@@ -26,8 +27,19 @@ absl::Status DeviceState::LoadKernels(bool compact) {
             "all devices"));
       }
       if (error != cudaSuccess) return ToStatus(error, "loading kernels");
+      if (absl::Status status = LoadE4m3Kernel(choice, dtype); !status.ok()) return status;
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceState::LoadE4m3Kernel(const sm80::KernelChoice& choice, DType dtype) {
+  if (properties_.compute_capability < sm80::kFirstE4m3) return absl::OkStatus();
+  sm80::Kernel kernel;
+  const cudaError_t error = sm80::LoadQkInt8PvFp8(choice, &kernel);
+  if (error == cudaErrorNoKernelImageForDevice) return absl::OkStatus();
+  if (error != cudaSuccess) return ToStatus(error, "loading kernels");
+  kernels_[{Precision::kQkInt8PvFp8, dtype, choice.padded_dim}] = kernel;
   return absl::OkStatus();
 }
 

@@ -34,6 +34,9 @@ class DeviceState {
   absl::Status Health() const;
 
  private:
+  // Leaves the kernel out where the device, or the build's code for it, has no e4m3.
+  absl::Status LoadE4m3Kernel(const sm80::KernelChoice& choice, DType dtype);
+
   const DeviceProperties properties_;
   std::map<KernelKey, sm80::Kernel> kernels_;  // immutable once loaded
   mutable absl::Mutex mutex_;

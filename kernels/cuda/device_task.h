@@ -24,11 +24,13 @@ struct DeviceHeads {
 struct DeviceTask {
   DeviceHeads q;  // as given, or `sage1` bytes where there are q_scales
   DeviceHeads k;  // as given, or `sage1` bytes [blocks, 64, padded head_dim] a head
-  DeviceHeads v;
+  DeviceHeads v;  // as given, or e4m3 [blocks, padded head_dim, 64] a head (e4m3_order.cuh)
   DeviceHeads out;
   float* lse;                         // [num_heads_q, q_rows] or nullptr
   const float* k_scales;              // [num_heads_kv, blocks_k]; INT8 scores only
   const float* smoothing;             // [num_heads_kv, padded head_dim]; INT8 scores only
+  const float* v_scales;              // [num_heads_kv, padded head_dim]; e4m3 values only
+  const float* v_means;               // likewise
   const float* q_scales;              // [num_heads_q, q_rows], or nullptr: q is to be quantised
   const float* q_dots;                // likewise q . smoothing, or nullptr: nobody asks for lse
   std::int64_t q_scales_head_stride;  // of both, in floats

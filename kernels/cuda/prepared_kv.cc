@@ -12,6 +12,11 @@ PreparedKvLayout::PreparedKvLayout(const KvTask& task) {
   k8 = layout.Add<std::int8_t>(blocks * kBlockN * padded);
   scales = layout.Add<float>(blocks);
   smoothing = layout.Add<float>(task.num_heads * padded);
+  if (task.precision == Precision::kQkInt8PvFp8) {
+    v8 = layout.Add<std::uint8_t>(blocks * kBlockN * padded);
+    v_scales = layout.Add<float>(task.num_heads * padded);
+    v_means = layout.Add<float>(task.num_heads * padded);
+  }
   bytes = layout.bytes();
 }
 

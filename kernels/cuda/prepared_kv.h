@@ -20,6 +20,10 @@ struct PreparedKvLayout {
   std::size_t k8 = 0;         // int8 [heads, blocks, 64, padded head_dim]
   std::size_t scales = 0;     // float [heads, blocks]
   std::size_t smoothing = 0;  // float [heads, padded head_dim]
+  // For qk_int8_pv_fp8.
+  std::size_t v8 = 0;        // e4m3 [heads, blocks, padded head_dim, 64]
+  std::size_t v_scales = 0;  // float [heads, padded head_dim]
+  std::size_t v_means = 0;   // likewise
   std::size_t bytes = 0;
 };
 

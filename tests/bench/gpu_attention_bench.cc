@@ -4,9 +4,11 @@
 //   lists   the active-block lists and the order of work
 //   prep    the quantisation of K
 //   whole   the three of them in a row, as one call of the service runs them
+// and beside it the relative L2 error of some rows of the first head, against the float64 oracle.
 //
 //   gpu_attention_bench [--csv | --json] [--dim D] [--seqlen S] [--precision NAME] [--repeats N]
 //
+// Short sequences come in batches: B is 8192 / S, at least 1.
 // Inputs are N(0, 1), in fp16; masks list the same number of blocks in every row, at random. Three
 // sets of inputs take turns, so that none is in L2 by itself. Clocks settle before the first row;
 // figures are medians.
@@ -35,6 +37,7 @@
 #include "kernels/cuda/device_state.h"
 #include "kernels/cuda/resources.h"
 #include "kernels/float16.h"
+#include "kernels/reference/reference_attention.h"
 
 namespace sage {
 namespace {
@@ -64,9 +67,10 @@ struct Row {
   bool is_causal;
 };
 
-// Seconds of each part.
-struct Times {
+// Seconds of each part, and the error.
+struct Figures {
   double kernel, lists, prepare, whole;
+  double relative_l2;
 };
 
 double Median(std::vector<double> values) {
@@ -90,7 +94,7 @@ class Bench {
 
   const std::string& device_name() const { return device_.properties().name; }
 
-  Times Measure(const Row& row, int repeats) {
+  Figures Measure(const Row& row, int repeats) {
     const Shape& shape = row.shape;
     const std::int64_t elements = shape.batch * shape.heads * shape.seqlen * shape.head_dim;
     std::vector<Memory> memory;
@@ -159,7 +163,8 @@ class Bench {
       kernel.push_back(Seconds(2, 3));
       whole.push_back(seconds);
     }
-    return {Median(kernel), Median(lists), Median(prepare), Median(whole)};
+    return {Median(kernel), Median(lists), Median(prepare), Median(whole),
+            RelativeL2(row, tasks[0], bits)};
   }
 
  private:
@@ -169,6 +174,48 @@ class Bench {
     float milliseconds = 0;
     Check(cudaEventElapsedTime(&milliseconds, events_[from].get(), events_[to].get()));
     return milliseconds * 1e-3;
+  }
+
+  // Of kCheckedRows rows of the first head, spread over the tiles.
+  double RelativeL2(const Row& row, const AttendTask& task, const std::vector<std::uint8_t>& bits) {
+    constexpr std::int64_t kCheckedRows = 16;
+    const std::int64_t head_elements = row.shape.seqlen * row.shape.head_dim;
+    const auto fetch = [&](const void* data) {
+      std::vector<std::uint16_t> host(head_elements);
+      Require(stream_.CopyToHost(host.data(), data, head_elements * 2));
+      return host;
+    };
+    const std::vector<std::uint16_t> q = fetch(task.q.data);
+    const std::vector<std::uint16_t> k = fetch(task.kv.k.data);
+    const std::vector<std::uint16_t> v = fetch(task.kv.v.data);
+    const std::vector<std::uint16_t> out = fetch(task.out.data);
+    Require(stream_.Synchronize());
+    AttentionProblem problem;
+    problem.batch = problem.num_heads_q = problem.num_heads_kv = 1;
+    problem.seqlen_q = problem.seqlen_k = row.shape.seqlen;
+    problem.head_dim = row.shape.head_dim;
+    problem.is_causal = row.is_causal;
+    const std::int64_t tiles = CeilDiv(row.shape.seqlen, kBlockM);
+    const std::int64_t blocks = CeilDiv(row.shape.seqlen, kBlockN);
+    std::vector<std::uint8_t> dense(bits.empty() ? 0 : tiles * blocks);
+    for (std::size_t i = 0; i < dense.size(); ++i) {
+      const std::int64_t block = static_cast<std::int64_t>(i) % blocks;
+      const std::int64_t tile = static_cast<std::int64_t>(i) / blocks;
+      dense[i] = bits[tile * CeilDiv(blocks, 8) + block / 8] >> (block % 8) & 1;
+    }
+    const ReferenceInputs inputs = {.q = q.data(),
+                                    .k = k.data(),
+                                    .v = v.data(),
+                                    .mask = dense.empty() ? nullptr : dense.data()};
+    SimilarityAccumulator similarity;
+    for (std::int64_t i = 0; i < kCheckedRows; ++i) {
+      const std::int64_t r = (2 * i + 1) * row.shape.seqlen / (2 * kCheckedRows);
+      const ReferenceRow want = ReferenceAttentionRow(problem, inputs, 0, 0, r);
+      for (std::int64_t d = 0; d < row.shape.head_dim; ++d) {
+        similarity.Add(ToFloat(Float16{out[r * row.shape.head_dim + d]}), want.out[d]);
+      }
+    }
+    return similarity.Result().relative_l2;
   }
 
   // Repeats the noise, each tensor from another place.
@@ -215,7 +262,7 @@ class Bench {
 struct Options {
   enum class Format { kTable, kCsv, kJson } format = Format::kTable;
   std::int64_t head_dim = 0;  // 0: all
-  std::int64_t seqlen = 0;    // 0: all
+  std::int64_t seqlen = 0;    // 0: the usual ones
   std::string precision;      // empty: all
   int repeats = 15;
 };
@@ -248,18 +295,21 @@ Options ParseOptions(int argc, char** argv) {
 }
 
 std::vector<Row> Rows(const Options& options) {
-  constexpr Shape kShapes[] = {{4, 32, 2048, 128}, {1, 32, 8192, 128}, {1, 32, 32768, 128},
-                               {4, 32, 2048, 64},  {1, 32, 8192, 64},  {1, 32, 32768, 64}};
+  std::vector<std::int64_t> seqlens = {2048, 8192, 32768};
+  if (options.seqlen != 0) seqlens = {options.seqlen};
   std::vector<Row> rows;
-  for (const Precision precision : {Precision::kQkInt8PvFp16, Precision::kFp16}) {
+  for (const Precision precision :
+       {Precision::kQkInt8PvFp16, Precision::kQkInt8PvFp8, Precision::kFp16}) {
     if (!options.precision.empty() && options.precision != Name(precision)) continue;
-    for (const Shape& shape : kShapes) {
-      if (options.head_dim != 0 && options.head_dim != shape.head_dim) continue;
-      if (options.seqlen != 0 && options.seqlen != shape.seqlen) continue;
-      for (const double sparsity : {0.0, 0.25, 0.5, 0.75, 0.9}) {
-        rows.push_back({shape, precision, sparsity, false});
+    for (const std::int64_t head_dim : {128, 64}) {
+      if (options.head_dim != 0 && options.head_dim != head_dim) continue;
+      for (const std::int64_t seqlen : seqlens) {
+        const Shape shape = {std::max<std::int64_t>(1, 8192 / seqlen), 32, seqlen, head_dim};
+        for (const double sparsity : {0.0, 0.25, 0.5, 0.75, 0.9}) {
+          rows.push_back({shape, precision, sparsity, false});
+        }
+        rows.push_back({shape, precision, 0.0, true});
       }
-      rows.push_back({shape, precision, 0.0, true});
     }
   }
   return rows;
@@ -270,13 +320,14 @@ void PrintHeader(const Options& options, const std::string& device) {
     case Options::Format::kTable:
       std::printf("%s; medians of %d; times in ms, rates in effective TOPS\n", device.c_str(),
                   options.repeats);
-      std::printf("%-16s %2s %3s %6s %4s %8s %6s %9s %7s %7s %8s %8s\n", "precision", "B", "H", "S",
-                  "D", "sparsity", "causal", "kernel ms", "lists", "prep", "kernel", "whole");
+      std::printf("%-16s %2s %3s %6s %4s %8s %6s %9s %7s %7s %8s %8s %7s\n", "precision", "B", "H",
+                  "S", "D", "sparsity", "causal", "kernel ms", "lists", "prep", "kernel", "whole",
+                  "rel L2");
       break;
     case Options::Format::kCsv:
       std::printf(
           "device,precision,batch,heads,seqlen,head_dim,sparsity,causal,kernel_ms,lists_ms,"
-          "prepare_ms,whole_ms,kernel_tops,whole_tops\n");
+          "prepare_ms,whole_ms,kernel_tops,whole_tops,relative_l2\n");
       break;
     case Options::Format::kJson:
       std::printf("[");
@@ -284,8 +335,8 @@ void PrintHeader(const Options& options, const std::string& device) {
   }
 }
 
-void PrintRow(const Options& options, const std::string& device, const Row& row, const Times& times,
-              bool first) {
+void PrintRow(const Options& options, const std::string& device, const Row& row,
+              const Figures& times, bool first) {
   const Shape& s = row.shape;
   const double operations = 4.0 * static_cast<double>(s.batch * s.heads * s.head_dim) *
                             static_cast<double>(s.seqlen) * static_cast<double>(s.seqlen) *
@@ -296,29 +347,29 @@ void PrintRow(const Options& options, const std::string& device, const Row& row,
   const auto number = [](std::int64_t n) { return static_cast<long long>(n); };
   switch (options.format) {
     case Options::Format::kTable:
-      std::printf("%-16s %2lld %3lld %6lld %4lld %8.2f %6s %9.3f %7.3f %7.3f %8.1f %8.1f\n",
+      std::printf("%-16s %2lld %3lld %6lld %4lld %8.2f %6s %9.3f %7.3f %7.3f %8.1f %8.1f %7.5f\n",
                   precision.c_str(), number(s.batch), number(s.heads), number(s.seqlen),
                   number(s.head_dim), row.sparsity, row.is_causal ? "yes" : "no",
                   times.kernel * 1e3, times.lists * 1e3, times.prepare * 1e3, kernel_tops,
-                  whole_tops);
+                  whole_tops, times.relative_l2);
       break;
     case Options::Format::kCsv:
-      std::printf("%s,%s,%lld,%lld,%lld,%lld,%.2f,%d,%.6f,%.6f,%.6f,%.6f,%.1f,%.1f\n",
+      std::printf("%s,%s,%lld,%lld,%lld,%lld,%.2f,%d,%.6f,%.6f,%.6f,%.6f,%.1f,%.1f,%.6f\n",
                   device.c_str(), precision.c_str(), number(s.batch), number(s.heads),
                   number(s.seqlen), number(s.head_dim), row.sparsity, row.is_causal ? 1 : 0,
                   times.kernel * 1e3, times.lists * 1e3, times.prepare * 1e3, times.whole * 1e3,
-                  kernel_tops, whole_tops);
+                  kernel_tops, whole_tops, times.relative_l2);
       break;
     case Options::Format::kJson:
       std::printf(
           "%s\n  {\"device\": \"%s\", \"precision\": \"%s\", \"batch\": %lld, \"heads\": %lld, "
           "\"seqlen\": %lld, \"head_dim\": %lld, \"sparsity\": %.2f, \"causal\": %s, "
           "\"kernel_ms\": %.6f, \"lists_ms\": %.6f, \"prepare_ms\": %.6f, \"whole_ms\": %.6f, "
-          "\"kernel_tops\": %.1f, \"whole_tops\": %.1f}",
+          "\"kernel_tops\": %.1f, \"whole_tops\": %.1f, \"relative_l2\": %.6f}",
           first ? "" : ",", device.c_str(), precision.c_str(), number(s.batch), number(s.heads),
           number(s.seqlen), number(s.head_dim), row.sparsity, row.is_causal ? "true" : "false",
           times.kernel * 1e3, times.lists * 1e3, times.prepare * 1e3, times.whole * 1e3,
-          kernel_tops, whole_tops);
+          kernel_tops, whole_tops, times.relative_l2);
       break;
   }
   std::fflush(stdout);

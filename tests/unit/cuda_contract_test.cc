@@ -166,7 +166,7 @@ TEST_P(CudaContractTest, CausalRowsDoNotDependOnFutureTokens) {
     const std::vector<std::uint8_t> dense =
         masked ? RandomDenseMask(problem, 1, 1, 0.7, 5) : std::vector<std::uint8_t>{};
     const PoisonedOutput before = Run(problem, data, dense);
-    // The values of tokens 100 to 255, in reverse.
+    // The values of tokens 100 to 255, in reverse: the same set, so that e4m3 scales stay.
     ProblemData changed = data;
     const std::ptrdiff_t row_bytes = 64 * 2;
     for (std::ptrdiff_t row = 100; row < 256; ++row) {
@@ -180,7 +180,9 @@ TEST_P(CudaContractTest, CausalRowsDoNotDependOnFutureTokens) {
       const float* const want = Out(before) + head * 256 * 64;
       for (std::int64_t i = 0; i < 100 * 64; ++i) similarity.Add(got[i], want[i]);
     }
-    EXPECT_EQ(similarity.Result().relative_l2, 0.0);
+    // The e4m3 mean is summed in another order: a value in a few thousand rounds the other way.
+    const double limit = problem.precision == Precision::kQkInt8PvFp8 ? 0.005 : 0.0;
+    EXPECT_LE(similarity.Result().relative_l2, limit);
   }
 }
 
@@ -507,7 +509,8 @@ TEST_P(CudaContractTest, OperandsThatKernelsCannotReadAreRefused) {
 std::string PrecisionName(const ::testing::TestParamInfo<Precision>& info) {
   return std::string(Name(info.param));
 }
-constexpr auto kAllPrecisions = {Precision::kQkInt8PvFp16, Precision::kFp16};
+constexpr auto kAllPrecisions = {Precision::kQkInt8PvFp16, Precision::kQkInt8PvFp8,
+                                 Precision::kFp16};
 INSTANTIATE_TEST_SUITE_P(All, CudaContractTest, ::testing::ValuesIn(kAllPrecisions), PrecisionName);
 INSTANTIATE_TEST_SUITE_P(All, CudaNonFiniteTest, ::testing::ValuesIn(kAllPrecisions),
                          PrecisionName);

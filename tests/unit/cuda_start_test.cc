@@ -84,7 +84,7 @@ TEST_F(CudaBackendTest, SaysWhichPrecisionsItHas) {
     problem.precision = Precision::kFp16;
     EXPECT_TRUE(backend_->CheckSupported(problem).ok());
     problem.precision = Precision::kQkInt8PvFp8;
-    EXPECT_EQ(backend_->CheckSupported(problem).code(), absl::StatusCode::kUnimplemented);
+    EXPECT_TRUE(backend_->CheckSupported(problem).ok());
   }
 }
 

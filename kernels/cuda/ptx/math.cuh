@@ -44,6 +44,21 @@ __device__ __forceinline__ std::uint32_t Pack<__nv_bfloat16>(float low, float hi
   return pair;
 }
 
+// cvt.rn.satfinite: four fp32 as e4m3 bytes, the first lowest (sm_89+). Values past +-448 become
+// +-448, infinities too; NaN becomes 0x7f.
+__device__ __forceinline__ std::uint32_t PackE4m3(float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 890
+  std::uint32_t word;
+  asm("{.reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, %2, %1; "
+      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3; mov.b32 %0, {low, high};}"
+      : "=r"(word)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return word;
+#else
+  __trap();
+#endif
+}
+
 }  // namespace sage::cuda::ptx
 
 #endif  // SAGE_KERNELS_CUDA_PTX_MATH_CUH_
