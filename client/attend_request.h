@@ -14,6 +14,22 @@
 
 namespace sage {
 
+class RemoteTensor;
+
+// Tensors of a request that are at the server already: see Client::Put(). Borrowed until
+// completion.
+struct ResidentTensors {
+  const RemoteTensor* q = nullptr;
+  const RemoteTensor* k = nullptr;
+  const RemoteTensor* v = nullptr;
+  const RemoteTensor* mask = nullptr;
+  const RemoteTensor* out = nullptr;
+
+  bool any() const {
+    return q != nullptr || k != nullptr || v != nullptr || mask != nullptr || out != nullptr;
+  }
+};
+
 // None (every block), a mask made for the request's problem and borrowed until completion, or a
 // formula that the server evaluates.
 using RequestMask = std::variant<std::monostate, const BlockMask*, MaskPattern>;
@@ -32,14 +48,17 @@ struct AttendRequest {
   // Quantises q and k here, by spec `sage1`, and sends int8: half of their bytes, and scales in the
   // header, which takes up to 2^21 query rows, all heads counted, or half as many with lse, of each
   // stripe. The answer's bits stay the same. Takes memory for the int8 copies, and time before the
-  // first byte is sent, in the call itself also of AttendAsync. Not with Precision::kFp16
-  // (INVALID_ARGUMENT).
+  // first byte is sent, in the call itself also of AttendAsync. Not with Precision::kFp16, nor with
+  // a resident q or k (INVALID_ARGUMENT).
   bool prequantize = false;
 
   RequestMask mask;
 
   void* out = nullptr;   // q's shape and layout, elements of problem.output_dtype
   float* lse = nullptr;  // [B, Hq, Sq]; not null exactly where problem.return_lse is set
+
+  // Each in place of q, k, v, mask or out, which then is null or none.
+  ResidentTensors resident;
 
   // Chosen by the caller, up to 64 printable ASCII characters; empty: the server makes one.
   std::string request_id;

@@ -14,6 +14,7 @@
 #include "client/internal/stream_call.h"
 #include "client/internal/striped_call.h"
 #include "client/internal/stripes.h"
+#include "client/internal/tensor_home.h"
 #include "client/internal/wire_header.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
@@ -118,7 +119,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
 Client::Client(ClientOptions options, std::vector<std::shared_ptr<grpc::Channel>> channels)
     : options_(std::move(options)),
       channels_(std::move(channels)),
-      running_(std::make_shared<RunningCalls>(channels_.size())) {}
+      running_(std::make_shared<RunningCalls>(channels_.size())),
+      home_(std::make_shared<internal::TensorHome>(channels_.front(), options_.target)) {}
 
 Client::~Client() { running_->AwaitNone(); }
 
@@ -127,6 +129,19 @@ absl::Duration Client::TimeoutOr(absl::Duration timeout) const {
 }
 
 absl::StatusOr<AttendReport> Client::Attend(const AttendRequest& request) {
+  absl::StatusOr<AttendReport> report = AttendOnce(request);
+  if (!absl::IsNotFound(report.status())) return report;
+  const auto& [q, k, v, mask, out] = request.resident;
+  for (const RemoteTensor* tensor : {q, k, v, mask, out}) {
+    if (tensor == nullptr) continue;
+    if (absl::Status status = tensor->Restore(TimeoutOr(request.timeout)); !status.ok()) {
+      return status;
+    }
+  }
+  return AttendOnce(request);
+}
+
+absl::StatusOr<AttendReport> Client::AttendOnce(const AttendRequest& request) {
   // Shared, since the library may still be leaving set_value() when the answer is here.
   const auto result = std::make_shared<std::promise<absl::StatusOr<AttendReport>>>();
   AttendAsync(request, [result](absl::StatusOr<AttendReport> report) {

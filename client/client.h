@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/attend_request.h"
+#include "client/remote_tensor.h"
 #include "sage/v1/server.pb.h"
 
 namespace grpc {
@@ -66,7 +67,7 @@ class AttendCall {
 // Errors are the server's (proto/sage/v1/attention.proto), with its details appended to the
 // message, and these of the client itself: INVALID_ARGUMENT for a request that is not valid,
 // UNAVAILABLE where the server cannot be reached, INTERNAL or DATA_LOSS for an answer that breaks
-// the protocol. Nothing is retried.
+// the protocol. Nothing is retried but what Attend() says.
 class Client {
  public:
   using AttendCallback = std::function<void(absl::StatusOr<AttendReport>)>;
@@ -78,8 +79,24 @@ class Client {
   // from a completion callback: the connection goes with the client, and waits for its threads.
   ~Client();
 
-  // On failure, `out` and `lse` hold unspecified values. Blocks until completion.
+  // On failure, `out` and `lse` hold unspecified values. Blocks until completion. Where the server
+  // has lost resident tensors of the request, they are restored and it is sent once more.
   absl::StatusOr<AttendReport> Attend(const AttendRequest& request);
+
+  // Puts a tensor of `problem` at the server, to be used by any number of requests: see
+  // ResidentTensors. `data` is whole, packed, in the problem's dtype and layout, and stays valid
+  // for as long as the RemoteTensor lives, since it is sent again should the server lose it. Keys
+  // are kept prepared for the problem's precision. RESOURCE_EXHAUSTED and FAILED_PRECONDITION where
+  // it does not fit into the server's quota or memory.
+  absl::StatusOr<RemoteTensor> Put(TensorRole role, const AttentionProblem& problem,
+                                   const void* data, const PutOptions& options = {});
+  // A mask for `problem`, of which only the shape counts. INVALID_ARGUMENT for none.
+  absl::StatusOr<RemoteTensor> PutMask(const AttentionProblem& problem, const RequestMask& mask,
+                                       const PutOptions& options = {});
+  // Room for the output of requests of `problem`'s shape, type and layout; zeros until one of them
+  // has written it.
+  absl::StatusOr<RemoteTensor> PutOutput(const AttentionProblem& problem,
+                                         const PutOptions& options = {});
 
   // Calls `done` exactly once, on a thread of the library or before returning; it must not block.
   // The request's tensors may be freed once `done` is called, not before: a cancelled call may hold
@@ -96,6 +113,9 @@ class Client {
 
   Client(ClientOptions options, std::vector<std::shared_ptr<grpc::Channel>> channels);
   absl::Duration TimeoutOr(absl::Duration timeout) const;
+  absl::StatusOr<AttendReport> AttendOnce(const AttendRequest& request);
+  absl::StatusOr<RemoteTensor> Keep(std::shared_ptr<internal::TensorState> state,
+                                    const PutOptions& options);
   // One call over the connection that has the fewest; `request` is about some of the heads in
   // memory, or all.
   AttendCall Start(AttendRequest request, internal::HeadsInMemory heads, bool is_inline,
@@ -104,6 +124,7 @@ class Client {
   const ClientOptions options_;
   const std::vector<std::shared_ptr<grpc::Channel>> channels_;  // one connection each
   const std::shared_ptr<RunningCalls> running_;                 // shared with the calls
+  const std::shared_ptr<internal::TensorHome> home_;            // shared with the tensors
 };
 
 }  // namespace sage

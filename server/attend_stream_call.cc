@@ -235,10 +235,6 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
       Fail(result.status);
       if (status_.has_value()) return;
       record_.UnitDone(result.timings);
-      if (!result.out) {
-        job_->OutputSent(result.unit);  // it is resident
-        return;
-      }
       sending_.push_back(
           {result.unit,
            std::make_shared<Output>(Output{job_->host_reservation(), std::move(result.out)}), 0});
@@ -274,7 +270,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   grpc::ByteBuffer NextChunk() {
     Sending& sending = sending_.front();
     const Unit& unit = job_->units()[sending.unit];
-    const bool lse = sending.sent >= unit.out_bytes;
+    // A unit whose output stays is answered all the same, by a chunk without data.
+    const bool lse = unit.lse_bytes > 0 && sending.sent >= unit.out_bytes;
     const std::uint64_t end = lse ? unit.out_bytes + unit.lse_bytes : unit.out_bytes;
     const std::uint64_t size = std::min(core_.chunk_bytes, end - sending.sent);
     v1::AttendStreamResponse response;

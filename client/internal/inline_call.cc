@@ -30,8 +30,15 @@ constexpr std::size_t kSmallFieldsBytes = 4 << 10;
 
 constexpr char kMethod[] = "/sage.v1.Attention/Attend";
 
-std::size_t OutBytes(const AttentionProblem& problem) {
-  return problem.q_elements() * SizeOf(problem.output_dtype);
+// Of the output that travels.
+std::size_t OutBytes(const AttendRequest& request) {
+  if (request.resident.out != nullptr) return 0;
+  return request.problem.q_elements() * SizeOf(request.problem.output_dtype);
+}
+
+// Elements that travel of a tensor.
+std::int64_t Travelling(const RemoteTensor* resident, std::int64_t elements) {
+  return resident != nullptr ? 0 : elements;
 }
 
 std::size_t LseBytes(const AttentionProblem& problem) {
@@ -114,17 +121,20 @@ AttendCall InlineCall::Start(const std::shared_ptr<InlineCall>& call,
 
 absl::StatusOr<grpc::ByteBuffer> InlineCall::MakeMessage() {
   const AttentionProblem& problem = request_.problem;
+  const auto& [q, k, v, mask, out] = request_.resident;
   struct Field {
     int number;
     v1::TensorRole role;
     std::int64_t elements;
   };
   const std::array<Field, 3> fields = {
-      {{v1::AttendRequest::kQFieldNumber, v1::TENSOR_ROLE_Q, problem.q_elements()},
-       {v1::AttendRequest::kKFieldNumber, v1::TENSOR_ROLE_K, problem.kv_elements()},
-       {v1::AttendRequest::kVFieldNumber, v1::TENSOR_ROLE_V, problem.kv_elements()}}};
+      {{v1::AttendRequest::kQFieldNumber, v1::TENSOR_ROLE_Q, Travelling(q, problem.q_elements())},
+       {v1::AttendRequest::kKFieldNumber, v1::TENSOR_ROLE_K, Travelling(k, problem.kv_elements())},
+       {v1::AttendRequest::kVFieldNumber, v1::TENSOR_ROLE_V,
+        Travelling(v, problem.kv_elements())}}};
   std::array<OutgoingTensor, 3> tensors;
   for (std::size_t i = 0; i < fields.size(); ++i) {
+    if (fields[i].elements == 0) continue;
     tensors[i] = outgoing_.tensor(fields[i].role);
     if (!tensors[i].from_float32) continue;
     absl::StatusOr<const std::byte*> converted = Converted(tensors[i].data, fields[i].elements);
@@ -133,6 +143,7 @@ absl::StatusOr<grpc::ByteBuffer> InlineCall::MakeMessage() {
   }
   std::array<FramePart, 3> parts;
   for (std::size_t i = 0; i < fields.size(); ++i) {
+    if (fields[i].elements == 0) continue;
     parts[i] = {fields[i].number,
                 {Borrow(tensors[i].data, fields[i].elements * tensors[i].element_bytes)}};
   }
@@ -174,7 +185,7 @@ void InlineCall::Unhold() {
 
 absl::StatusOr<AttendReport> InlineCall::Result() {
   if (!final_status_.ok()) return FromGrpc(final_status_, target_);
-  const std::size_t out_bytes = OutBytes(request_.problem);
+  const std::size_t out_bytes = OutBytes(request_);
   const std::size_t lse_bytes = LseBytes(request_.problem);
   v1::AttendResponse response;
   std::array<FrameData, 2> data = {{{.field = v1::AttendResponse::kOutFieldNumber},
@@ -217,10 +228,13 @@ std::size_t InlineMessageBytes(const AttendRequest& request) {
   constexpr std::size_t kLengthBytes = 10;  // a varint of each per-entry length
   const std::size_t lengths = (problem.seqlens_q.size() + problem.seqlens_k.size()) * kLengthBytes;
   const std::size_t element = SizeOf(problem.dtype);
-  const std::size_t up =
-      (problem.q_elements() + problem.kv_elements()) * (request.prequantize ? 1 : element) +
-      problem.kv_elements() * element + ScaleBytes(request) + mask + lengths;
-  const std::size_t down = OutBytes(problem) + LseBytes(problem);
+  const ResidentTensors& resident = request.resident;
+  const std::size_t up = (Travelling(resident.q, problem.q_elements()) +
+                          Travelling(resident.k, problem.kv_elements())) *
+                             (request.prequantize ? 1 : element) +
+                         Travelling(resident.v, problem.kv_elements()) * element +
+                         ScaleBytes(request) + mask + lengths;
+  const std::size_t down = OutBytes(request) + LseBytes(problem);
   return std::max(up, down) + kSmallFieldsBytes;
 }
 

@@ -133,7 +133,7 @@ absl::Status StreamCall::HandleResponse() {
 
 absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
   absl::StatusOr<UnitPlan> plan =
-      CheckPlan(request_.problem, heads_, accepted, request_.prequantize);
+      CheckPlan(request_.problem, heads_, accepted, request_.prequantize, request_.resident);
   if (!plan.ok()) return plan.status();
   server_id_ = accepted.server_id();
   plan_ = *std::move(plan);
@@ -190,9 +190,10 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
     const std::lock_guard lock(mutex_);
     UnitProgress& progress = progress_[chunk.unit()];
     (is_lse ? progress.lse : progress.out) = at;
-    if (size == 0 || progress.out != unit.out.bytes() || progress.lse != unit.lse.bytes()) {
+    if (progress.answered || progress.out != unit.out.bytes() || progress.lse != unit.lse.bytes()) {
       return absl::OkStatus();
     }
+    progress.answered = true;
     if (progress.sent != unit.payload_bytes()) {
       return BrokenProtocol(
           absl::StrCat("unit ", chunk.unit(), " was answered before all of it was sent"));

@@ -54,6 +54,7 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
     std::int64_t out = 0;
     std::int64_t lse = 0;
     std::int64_t sent = 0;  // payload; counts against the window until the unit is back
+    bool answered = false;  // all of it is back
   };
 
   void OnWriteDone(bool ok) override;

@@ -39,6 +39,7 @@ Cut CutFor(const AttendRequest& request, std::int64_t connections) {
   const double most = (q_bytes + kv_bytes) / static_cast<double>(kSmallestStripeBytes);
   if (most < static_cast<double>(connections)) connections = static_cast<std::int64_t>(most);
   Cut cut;
+  if (request.resident.any()) return cut;  // handles stand for whole tensors
   cut.batch = std::clamp<std::int64_t>(connections, 1, p.batch);
   // Heads of an NHD tensor lie apart, and what is quantised here must lie in one stretch.
   if (request.prequantize && p.layout == Layout::kNhd) return cut;

@@ -50,7 +50,7 @@ absl::Status CheckRanges(const AttentionProblem& problem, const v1::Accepted& ac
 }
 
 PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v1::Unit& unit,
-                   bool carries_kv, bool prequantized) {
+                   bool carries_kv, bool prequantized, const ResidentTensors& resident) {
   const auto width = [&problem](DType dtype) {
     return problem.head_dim * static_cast<std::int64_t>(SizeOf(dtype));
   };
@@ -67,17 +67,25 @@ PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v
                             unit.kv_head_count() * group, unit.q_begin(), unit.q_count()};
 
   PlannedUnit planned;
-  planned.q = RunsOf(rows_of_queries(problem.layout, qk_heads.q, qk_width), queries);
-  planned.out =
-      RunsOf(rows_of_queries(problem.layout, heads.q, width(problem.output_dtype)), queries);
+  if (!resident.q) {
+    planned.q = RunsOf(rows_of_queries(problem.layout, qk_heads.q, qk_width), queries);
+  }
+  if (!resident.out) {
+    planned.out =
+        RunsOf(rows_of_queries(problem.layout, heads.q, width(problem.output_dtype)), queries);
+  }
   if (problem.return_lse) {
     planned.lse = RunsOf(rows_of_queries(Layout::kHnd, heads.q, sizeof(float)), queries);
   }
   if (carries_kv) {
     const TensorRange keys{unit.batch(), unit.kv_head_begin(), unit.kv_head_count(), 0,
                            problem.seqlen_k};
-    planned.k = RunsOf({problem.layout, qk_heads.kv, problem.seqlen_k, qk_width}, keys);
-    planned.v = RunsOf({problem.layout, heads.kv, problem.seqlen_k, width(problem.dtype)}, keys);
+    if (!resident.k) {
+      planned.k = RunsOf({problem.layout, qk_heads.kv, problem.seqlen_k, qk_width}, keys);
+    }
+    if (!resident.v) {
+      planned.v = RunsOf({problem.layout, heads.kv, problem.seqlen_k, width(problem.dtype)}, keys);
+    }
   }
   return planned;
 }
@@ -118,7 +126,8 @@ class Coverage {
 }  // namespace
 
 absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
-                                   const v1::Accepted& accepted, bool prequantized) {
+                                   const v1::Accepted& accepted, bool prequantized,
+                                   const ResidentTensors& resident) {
   UnitPlan plan;
   plan.units.reserve(accepted.units_size());
   constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();
@@ -136,7 +145,8 @@ absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemor
       return BadPlan(i, "repeats query rows of an earlier unit");
     }
     const bool carries_kv = accepted.units(i).kv_unit() == static_cast<std::uint32_t>(i);
-    plan.units.push_back(Locate(problem, heads, accepted.units(i), carries_kv, prequantized));
+    plan.units.push_back(
+        Locate(problem, heads, accepted.units(i), carries_kv, prequantized, resident));
     if (plan.units.back().payload_bytes() > plan.window_bytes) {
       return BadPlan(
           i, absl::StrCat("has ", plan.units.back().payload_bytes(),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "client/attend_request.h"
 #include "client/internal/stripes.h"
 #include "kernels/attention.h"
 #include "kernels/tensor_piece.h"
@@ -33,9 +34,10 @@ struct UnitPlan {
 // INTERNAL, saying what is wrong, unless the units lie within the problem, cover every query row of
 // every head exactly once, name an earlier carrier of the same k and v, and fit the window.
 // `prequantized`: q and k travel as int8. `heads`: those that the tensors have in memory, of which
-// the problem may be about some.
+// the problem may be about some. What is resident does not travel.
 absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
-                                   const v1::Accepted& accepted, bool prequantized = false);
+                                   const v1::Accepted& accepted, bool prequantized = false,
+                                   const ResidentTensors& resident = {});
 
 }  // namespace sage::internal
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "client/remote_tensor.h"
 #include "proto/wire/enums.h"
 
 namespace sage::internal {
@@ -52,6 +54,16 @@ void FillMask(const RequestMask& mask, v1::AttendHeader* header) {
   }
 }
 
+void FillResident(const ResidentTensors& resident, v1::AttendHeader* header) {
+  if (resident.q) *header->mutable_q()->mutable_handle() = resident.q->handle();
+  if (resident.k) *header->mutable_k()->mutable_handle() = resident.k->handle();
+  if (resident.v) *header->mutable_v()->mutable_handle() = resident.v->handle();
+  if (resident.mask) *header->mutable_mask()->mutable_handle() = resident.mask->handle();
+  if (resident.out) *header->mutable_output()->mutable_handle() = resident.out->handle();
+}
+
+}  // namespace
+
 absl::Status CheckMask(const AttentionProblem& problem, const RequestMask& mask) {
   const auto* packed = std::get_if<const BlockMask*>(&mask);
   if (packed == nullptr) return absl::OkStatus();
@@ -69,15 +81,24 @@ absl::Status CheckMask(const AttentionProblem& problem, const RequestMask& mask)
                    problem.num_heads_q, ", ", problem.tiles_q(), ", ", problem.blocks_k(), "]"));
 }
 
-}  // namespace
-
 absl::Status CheckRequest(const AttendRequest& request) {
   const AttentionProblem& problem = request.problem;
   if (absl::Status status = ValidateProblem(problem); !status.ok()) return status;
-  if (request.q == nullptr || request.k == nullptr || request.v == nullptr) {
-    return absl::InvalidArgumentError("q, k, v: a null pointer; all three are required");
+  const ResidentTensors& resident = request.resident;
+  for (const auto& [name, here, there] :
+       {std::tuple("q", request.q, resident.q), std::tuple("k", request.k, resident.k),
+        std::tuple("v", request.v, resident.v),
+        std::tuple("out", static_cast<const void*>(request.out), resident.out)}) {
+    if (here == nullptr && there == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": a null pointer, and not resident"));
+    }
+    if (here != nullptr && there != nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": given, and resident as well"));
+    }
   }
-  if (request.out == nullptr) return absl::InvalidArgumentError("out: a null pointer");
+  if (resident.mask != nullptr && !std::holds_alternative<std::monostate>(request.mask)) {
+    return absl::InvalidArgumentError("mask: given, and resident as well");
+  }
   if ((request.lse != nullptr) != problem.return_lse) {
     return absl::InvalidArgumentError(problem.return_lse
                                           ? "lse: a null pointer, but problem.return_lse is set"
@@ -85,6 +106,9 @@ absl::Status CheckRequest(const AttendRequest& request) {
   }
   if (request.prequantize && problem.precision == Precision::kFp16) {
     return absl::InvalidArgumentError("prequantize: not with precision fp16, which takes no int8");
+  }
+  if (request.prequantize && (resident.q != nullptr || resident.k != nullptr)) {
+    return absl::InvalidArgumentError("prequantize: not with a resident q or k");
   }
   if (request.request_id.size() > kMaxRequestIdLength ||
       !std::all_of(request.request_id.begin(), request.request_id.end(),
@@ -114,6 +138,7 @@ v1::AttendHeader MakeHeader(const AttendRequest& request) {
   header.mutable_seqlens_q()->Add(problem.seqlens_q.begin(), problem.seqlens_q.end());
   header.mutable_seqlens_k()->Add(problem.seqlens_k.begin(), problem.seqlens_k.end());
   FillMask(request.mask, &header);
+  FillResident(request.resident, &header);
   header.set_request_id(request.request_id);
   return header;
 }

@@ -11,6 +11,9 @@ namespace sage::internal {
 // INVALID_ARGUMENT naming what is wrong with the request, so that no bad one travels.
 absl::Status CheckRequest(const AttendRequest& request);
 
+// Likewise for a mask of `problem`.
+absl::Status CheckMask(const AttentionProblem& problem, const RequestMask& mask);
+
 // The header of a request that passed CheckRequest().
 v1::AttendHeader MakeHeader(const AttendRequest& request);
 
