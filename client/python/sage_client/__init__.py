@@ -6,10 +6,12 @@
 `Client` has everything else: several servers, lse, lengths, precisions, patterns, asyncio.
 """
 
-from .client import Attention, Client, Part, ServerInfo
+from .attend import Attention, Part
+from .client import Client, ServerInfo
 from .dropin import sparse_sageattn
 from .errors import InvalidArgumentError, SageError, Violation
 from .masks import Band, Documents, SinkWindow, SlidingWindow, Strided
+from .resident import KeyValues
 
 __all__ = [
     "Attention",
@@ -17,6 +19,7 @@ __all__ = [
     "Client",
     "Documents",
     "InvalidArgumentError",
+    "KeyValues",
     "Part",
     "SageError",
     "ServerInfo",

@@ -2,80 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import os
-import random
-import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from . import local, wire
-from .cancellation import Cancellation
+from .attend import Attention, Part, answer, attend
 from .channels import channel
+from .effort import Effort
 from .errors import SageError, from_rpc, invalid
-from .inline_call import attend_inline
 from .job import Job
-from .request import Options, make_job
-from .stream_call import attend_stream
-from .tensors import FLOAT32, Array, like
+from .problem import check_choice, check_shapes
+from .request import DEFAULT_PRECISION, Options, make_job, read_operand
+from .resident import KeyValues, put
+from .tensors import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 
-# The server takes messages of up to 3 MiB, fields and mask included.
-_INLINE_BYTES = 5 << 19
 # A stripe with less to send is not worth a connection of its own.
 _STRIPE_BYTES = 8 << 20
-_FIRST_BACKOFF_SECONDS = 0.1
 _GET_INFO = "/sage.v1.Server/GetInfo"
 
 _log = logging.getLogger("sage_client")
-
-
-@dataclass(frozen=True)
-class Part:
-    """How a part of a request fared: some of its heads, computed by one server.
-
-    Attributes:
-        server: which server.
-        seconds: at the server, by stage; stages overlap. See Timings in proto/sage/v1/types.proto.
-        effective_tops: over the kernel's seconds; skipped blocks count as done.
-        block_density: computed blocks over all.
-        bytes_in: payload to the server.
-        bytes_out: payload from it.
-
-    """
-
-    server: str
-    seconds: dict[str, float]
-    effective_tops: float
-    block_density: float
-    bytes_in: int
-    bytes_out: int
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The answer to `Client.attend`.
-
-    Attributes:
-        out: q's shape and layout; a numpy array, or a torch tensor on q's device, as q was.
-        lse: float32 [B, Hq, Sq], natural log, of out's kind; None unless asked for.
-        parts: how each part of the heads fared; empty where it was computed locally.
-
-    """
-
-    out: Any
-    lse: Any
-    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -98,21 +55,6 @@ class ServerInfo:
     backend: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
-
-
-class _Deadline:
-    """A point in time, or none."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._at = None if seconds is None else time.monotonic() + seconds
-
-    def remaining(self) -> float | None:
-        """Seconds left, never negative; None without a deadline."""
-        return None if self._at is None else max(0.0, self._at - time.monotonic())
-
-    def allows(self, seconds: float) -> bool:
-        """Whether more than so many seconds are left."""
-        return self._at is None or time.monotonic() + seconds < self._at
 
 
 class Client:
@@ -214,7 +156,7 @@ class Client:
 
         """
         job = make_job(q, k, v, mask_id, is_causal, tensor_layout, **options)
-        return self._answer(q, job, self._deadline(timeout), Cancellation())
+        return self._run(q, job, self._effort(timeout))
 
     async def attend_async(
         self,
@@ -230,29 +172,61 @@ class Client:
     ) -> Attention:
         """`attend` as a coroutine, on the loop's default executor; cancelling it ends the call."""
         job = make_job(q, k, v, mask_id, is_causal, tensor_layout, **options)
-        cancel = Cancellation()
-        running = asyncio.get_running_loop().run_in_executor(
-            None, self._answer, q, job, self._deadline(timeout), cancel
+        effort = self._effort(timeout)
+        return await effort.in_background(partial(self._run, q, job, effort))
+
+    def put(
+        self,
+        k: Array,
+        v: Array,
+        tensor_layout: str = "HND",
+        *,
+        precisions: Sequence[str] = (DEFAULT_PRECISION,),
+        dtype: str | None = None,
+        lease: float | None = None,
+        timeout: float | None = None,
+    ) -> KeyValues:
+        """Puts K and V at the servers, some of the heads at each, to be attended to many times.
+
+        Args:
+            k: [B, Hkv, Sk, D], or [B, Sk, Hkv, D] in NHD, as for `attend`.
+            v: k's shape and type.
+            tensor_layout: "HND" or "NHD".
+            precisions: k is kept prepared for these; others work too, and prepare it each time.
+            dtype: as for `attend`.
+            lease: seconds; None for the server's default. A server may grant less.
+            timeout: seconds, in place of the client's.
+
+        All or nothing: what was stored is released where a part fails.
+
+        """
+        check_choice("tensor_layout", tensor_layout, list(wire.LAYOUTS))
+        for precision in precisions:
+            check_choice("precisions", precision, list(wire.PRECISIONS))
+        k_operand, v_operand = (
+            read_operand(field, x, tensor_layout, dtype) for field, x in (("k", k), ("v", v))
         )
-        try:
-            return await running
-        except asyncio.CancelledError:
-            cancel.cancel()
-            raise
+        if v_operand.dtype is not k_operand.dtype:
+            raise invalid("v.dtype", v_operand.dtype.name, f"k's, {k_operand.dtype.name}")
+        k_shape, v_shape = k_operand.bits.shape, v_operand.bits.shape
+        _, heads, _, _ = check_shapes(k_shape, k_shape, v_shape, tensor_layout)
+        shares = zip(self.servers, split(heads, min(heads, len(self.servers))))
+        parts = put(k_operand, v_operand, list(shares), precisions, lease, self._effort(timeout))
+        return KeyValues(k_operand, v_operand, parts, self.timeout, self.retries)
 
     def info(self, timeout: float | None = None) -> list[ServerInfo]:
         """What each server is."""
-        deadline = self._deadline(timeout)
-        return [self._info(server, deadline) for server in self.servers]
+        effort = self._effort(timeout)
+        return [self._info(server, effort) for server in self.servers]
 
-    def _info(self, server: str, deadline: _Deadline) -> ServerInfo:
+    def _info(self, server: str, effort: Effort) -> ServerInfo:
         get_info = channel(server).unary_unary(
             _GET_INFO,
             request_serializer=wire.GetInfoRequest.SerializeToString,
             response_deserializer=wire.ServerInfo.FromString,
         )
         try:
-            info = get_info(wire.GetInfoRequest(), timeout=deadline.remaining())
+            info = get_info(wire.GetInfoRequest(), timeout=effort.remaining())
         except grpc.RpcError as error:
             raise from_rpc(error, server) from None
         names = {number: name for name, number in wire.PRECISIONS.items()}
@@ -265,93 +239,39 @@ class Client:
             precisions=tuple(names[p] for p in info.precisions if p in names),
         )
 
-    def _deadline(self, timeout: float | None) -> _Deadline:
-        return _Deadline(self.timeout if timeout is None else timeout)
+    def _effort(self, timeout: float | None) -> Effort:
+        return Effort(self.timeout if timeout is None else timeout, self.retries)
 
-    def _answer(self, q: Array, job: Job, deadline: _Deadline, cancel: Cancellation) -> Attention:
+    def _run(self, q: Array, job: Job, effort: Effort) -> Attention:
+        """Computes the job in stripes of heads, each on a connection of its own."""
+        turn, servers = next(self._turn), len(self.servers)
+
+        def attend_stripe(index: int, heads: range) -> Part:
+            first = (turn + index) % servers
+            order = self.servers[first:] + self.servers[:first]
+            return attend(job.of_heads(heads), order, index // servers, effort)
+
+        stripes = split(job.problem.num_heads_kv, self._stripe_count(job))
         try:
-            parts = self._run(job, deadline, cancel)
+            parts = effort.together(
+                [partial(attend_stripe, i, heads) for i, heads in enumerate(stripes)]
+            )
         except SageError as error:
             if not self.local_fallback or error.code != grpc.StatusCode.UNAVAILABLE:
                 raise
             _log.warning("computing locally: %s", error)
             local.attend(job)
-            parts = ()
-        lse = None if job.lse is None else like(q, job.lse, FLOAT32)
-        return Attention(like(q, job.out, job.problem.output_dtype), lse, parts)
+            parts = []
+        return answer(q, job, parts)
 
-    def _run(self, job: Job, deadline: _Deadline, cancel: Cancellation) -> tuple[Part, ...]:
-        """Computes the job in stripes of heads, each on a connection of its own."""
-        turn = next(self._turn)
-        stripes = self._stripes(job)
-        if len(stripes) == 1:
-            return (self._run_part(job, turn, 0, deadline, cancel),)
-        with ThreadPoolExecutor(len(stripes)) as pool:
-            futures = [
-                pool.submit(
-                    self._run_part, job.of_heads(heads),
-                    turn + i, i // len(self.servers), deadline, cancel,
-                )
-                for i, heads in enumerate(stripes)
-            ]  # fmt: skip
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                failed = [future for future in done if future.exception() is not None]
-                if failed:
-                    failed[0].result()  # raises
-            except BaseException:
-                cancel.cancel()
-                raise
-        return tuple(future.result() for future in futures)
-
-    def _stripes(self, job: Job) -> list[range]:
-        """Ranges of KV heads of about equal size, as many for each server where that can be."""
+    def _stripe_count(self, job: Job) -> int:
+        """How many stripes are worth it; as many for each server, where that can be."""
         heads, servers = job.problem.num_heads_kv, len(self.servers)
         count = min(heads, servers * self.connections, max(1, job.message_bytes // _STRIPE_BYTES))
-        if count > servers:
-            count -= count % servers
-        bounds = [heads * i // count for i in range(count + 1)]
-        return [range(begin, end) for begin, end in zip(bounds, bounds[1:])]
+        return count - count % servers if count > servers else count
 
-    def _run_part(
-        self,
-        job: Job,
-        first_server: int,
-        connection: int,
-        deadline: _Deadline,
-        cancel: Cancellation,
-    ) -> Part:
-        """Computes a job on one server, or on the next ones where that may help."""
-        if job.prequantize:
-            job = job.prequantized()
-        attend = attend_inline if job.message_bytes <= _INLINE_BYTES else attend_stream
-        for attempt in itertools.count():
-            server = self.servers[(first_server + attempt) % len(self.servers)]
-            try:
-                trailer = attend(
-                    channel(server, connection), server, job, deadline.remaining(), cancel
-                )
-                break
-            except SageError as error:
-                delay = self._retry_delay(error, attempt)
-                if delay is None or not deadline.allows(delay) or cancel.wait(delay):
-                    raise
-                _log.info("trying again: %s", error)
-        seconds = {field.name: value for field, value in trailer.timings.ListFields()}
-        return Part(
-            server=server,
-            seconds=seconds,
-            effective_tops=trailer.effective_tops,
-            block_density=trailer.block_density,
-            bytes_in=trailer.bytes_in,
-            bytes_out=trailer.bytes_out,
-        )
 
-    def _retry_delay(self, error: SageError, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt; None if there is none."""
-        if not error.worth_retrying or attempt >= self.retries:
-            return None
-        if attempt + 1 < len(self.servers):
-            return 0.0  # another server has not been asked yet
-        backoff: float = _FIRST_BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1)
-        return max(error.retry_delay or 0.0, backoff)
+def split(heads: int, count: int) -> list[range]:
+    """Heads in ranges of about equal size."""
+    bounds = [heads * i // count for i in range(count + 1)]
+    return [range(begin, end) for begin, end in zip(bounds, bounds[1:])]

@@ -19,7 +19,7 @@ def attend_inline(
     channel: grpc.Channel, server: str, job: Job, timeout: float | None, cancel: Cancellation
 ) -> Any:
     """Sends the whole job as one message and writes its answer; the trailer."""
-    payload = {o.field: o.all_bytes(job.problem) for o in job.operands}
+    payload = {o.field: o.all_bytes() for o in job.operands}
     request = wire.AttendRequest(header=job.header(), **payload)
     attend = channel.unary_unary(
         _METHOD,

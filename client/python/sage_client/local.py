@@ -20,10 +20,10 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 def attend(job: Job) -> None:
     """Writes the job's output and lse."""
     problem = job.problem
-    q, k, v = (operand.floats(problem) for operand in job.operands)
+    q, k, v = (operand.floats() for operand in job.operands)
     blocks = listed_blocks(job)
     scale = np.float32(problem.softmax_scale or problem.head_dim**-0.5)
-    out = as_hnd(job.out, problem)
+    out = as_hnd(job.out, problem.layout)
     for batch in range(problem.batch):
         rows = problem.seqlens_q[batch] if problem.seqlens_q else problem.seqlen_q
         keys = problem.seqlens_k[batch] if problem.seqlens_k else problem.seqlen_k

@@ -58,11 +58,6 @@ class Problem:
         return ceil_div(self.seqlen_k, BLOCK_N)
 
     @property
-    def head_axis(self) -> int:
-        """Which dimension of q, k, v and the output counts heads."""
-        return 1 if self.layout == "HND" else 2
-
-    @property
     def out_shape(self) -> Shape:
         """Of the output, in the layout."""
         return self._shape(self.num_heads_q, self.seqlen_q)

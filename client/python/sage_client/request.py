@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Options(TypedDict, total=False):
 
 def make_job(
     q: Array,
-    k: Array,
-    v: Array,
+    k: Array | Operand,
+    v: Array | Operand,
     mask_id: Array,
     is_causal: bool,
     tensor_layout: str,
@@ -51,21 +51,25 @@ def make_job(
     precision = options.get("precision", DEFAULT_PRECISION)
     check_choice("precision", precision, list(PRECISIONS))
     prequantize = bool(options.get("prequantize", False))
+    if prequantize and isinstance(k, Operand):
+        raise invalid("prequantize", True, "False with a resident k")
     if prequantize and precision == "fp16":
         raise invalid("prequantize", True, "False with precision fp16")
-    tensors = {name: read_tensor(name, x) for name, x in (("q", q), ("k", k), ("v", v))}
-    given = tensors["q"].dtype
-    for name in ("k", "v"):
-        if tensors[name].dtype is not given:
-            raise invalid(f"{name}.dtype", tensors[name].dtype.name, f"q's, {given.name}")
-
-    shapes = {name: tensor.bits.shape for name, tensor in tensors.items()}
+    dtype = options.get("dtype")
+    operands = [
+        x if isinstance(x, Operand) else read_operand(field, x, tensor_layout, dtype)
+        for field, x in (("q", q), ("k", k), ("v", v))
+    ]
+    q_operand, *kv_operands = operands
+    for operand in kv_operands:
+        got, allowed = operand.dtype, q_operand.dtype
+        if operand.resident:
+            got, allowed = operand.wire_dtype, q_operand.wire_dtype
+        if got is not allowed:
+            raise invalid(f"{operand.field}.dtype", got.name, f"q's, {allowed.name}")
+    shapes = {operand.field: operand.bits.shape for operand in operands}
     heads_q, heads_kv, seqlen_q, seqlen_k = check_shapes(**shapes, layout=tensor_layout)
-    dtype = FLOAT16 if given is FLOAT32 else given
-    if options.get("dtype") is not None:
-        check_choice("dtype", options["dtype"], [dtype.name, BFLOAT16.name])
-        dtype = DTYPES[str(options["dtype"])]
-    output_dtype = options.get("output_dtype") or given.name
+    output_dtype = options.get("output_dtype") or q_operand.dtype.name
     check_choice("output_dtype", output_dtype, list(DTYPES))
     batch, head_dim = shapes["q"][0], shapes["q"][3]
     problem = Problem(
@@ -76,7 +80,7 @@ def make_job(
         seqlen_k=seqlen_k,
         head_dim=head_dim,
         layout=tensor_layout,
-        dtype=dtype,
+        dtype=q_operand.wire_dtype,
         output_dtype=DTYPES[output_dtype],
         precision=precision,
         is_causal=bool(is_causal),
@@ -85,13 +89,24 @@ def make_job(
         seqlens_q=check_lengths("seqlens_q", options.get("seqlens_q"), batch, seqlen_q),
         seqlens_k=check_lengths("seqlens_k", options.get("seqlens_k"), batch, seqlen_k),
     )
-    operands: Any = {name: Operand(name, t.bits, t.dtype) for name, t in tensors.items()}
     return Job(
         problem=problem,
-        **operands,
+        q=operands[0],
+        k=operands[1],
+        v=operands[2],
         mask=read_mask(mask_id, problem),
         out=np.empty(problem.out_shape, problem.output_dtype.bits),
         lse=np.empty(problem.lse_shape, np.float32) if problem.return_lse else None,
         request_id=uuid.uuid4().hex,
         prequantize=prequantize,
     )
+
+
+def read_operand(field: str, x: Array, layout: str, dtype: str | None) -> Operand:
+    """A caller's tensor; float32 is to travel as float16, or as `dtype` says."""
+    tensor = read_tensor(field, x)
+    wire_dtype = FLOAT16 if tensor.dtype is FLOAT32 else tensor.dtype
+    if dtype is not None:
+        check_choice("dtype", dtype, [wire_dtype.name, BFLOAT16.name])
+        wire_dtype = DTYPES[dtype]
+    return Operand(field, tensor.bits, tensor.dtype, wire_dtype, layout)

@@ -64,7 +64,7 @@ class _UnitProgress:
         self.sent_bytes = 0
         self.answers = {
             wire.ROLE_OUTPUT: _Answer(
-                select(job.out, job.problem, unit.batch, unit.heads_q, unit.rows)
+                select(job.out, job.problem.layout, unit.batch, unit.heads_q, unit.rows)
             )
         }
         if job.lse is not None:
@@ -137,7 +137,7 @@ class _StreamCall:
         if unit.carries_kv:
             operands += [(wire.ROLE_K, job.k), (wire.ROLE_V, job.v)]
         for role, operand in operands:
-            payload = operand.payload(job.problem, unit)
+            payload = operand.payload(unit)
             for offset in range(0, len(payload), plan.chunk_bytes):
                 data = payload[offset : offset + plan.chunk_bytes]
                 if not self._enter_window(plan, progress, len(data)):

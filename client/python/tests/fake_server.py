@@ -11,30 +11,32 @@ import grpc
 
 from sage_client import wire
 
+_METHODS = {
+    "attend": ("/sage.v1.Attention/Attend", grpc.unary_unary_rpc_method_handler),
+    "stream": ("/sage.v1.Attention/AttendStream", grpc.stream_stream_rpc_method_handler),
+    "put": ("/sage.v1.Tensors/Put", grpc.stream_unary_rpc_method_handler),
+    "release": ("/sage.v1.Tensors/Release", grpc.unary_unary_rpc_method_handler),
+}
+
 
 class Methods(grpc.GenericRpcHandler):
-    """Attend and AttendStream on raw bytes."""
+    """Methods on raw bytes."""
 
-    def __init__(self, attend: Callable[..., Any] | None, stream: Callable[..., Any] | None):
-        self._methods = {}
-        if attend is not None:
-            handler = grpc.unary_unary_rpc_method_handler(attend)
-            self._methods["/sage.v1.Attention/Attend"] = handler
-        if stream is not None:
-            handler = grpc.stream_stream_rpc_method_handler(stream)
-            self._methods["/sage.v1.Attention/AttendStream"] = handler
+    def __init__(self, behaviours: dict[str, Callable[..., Any]]) -> None:
+        self._handlers = {
+            _METHODS[name][0]: _METHODS[name][1](behaviour)
+            for name, behaviour in behaviours.items()
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._methods.get(handler_call_details.method)
+        return self._handlers.get(handler_call_details.method)
 
 
 @contextmanager
-def serve(
-    attend: Callable[..., Any] | None = None, stream: Callable[..., Any] | None = None
-) -> Iterator[str]:
-    """Its address; the server is stopped at the end."""
+def serve(**behaviours: Callable[..., Any]) -> Iterator[str]:
+    """The address of a server with these methods, stopped at the end."""
     server = grpc.server(ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers((Methods(attend, stream),))
+    server.add_generic_rpc_handlers((Methods(behaviours),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"

@@ -86,7 +86,7 @@ def test_a_draining_server_is_asked_again(server: str, rng: np.random.Generator)
             fake_server.busy(context, retry_seconds=0.4)
         return real(request)
 
-    with fake_server.serve(attend_third_time) as address:
+    with fake_server.serve(attend=attend_third_time) as address:
         out = Client(address).attend(q, k, v).out
     assert out.tobytes() == Client(server).attend(q, k, v).out.tobytes()
     assert len(calls) == 3
@@ -112,7 +112,7 @@ def test_only_what_may_pass_is_retried(
         calls.append(request)
         context.abort(code, "no")
 
-    with fake_server.serve(refuse) as address, pytest.raises(SageError) as caught:
+    with fake_server.serve(attend=refuse) as address, pytest.raises(SageError) as caught:
         Client(address, retries=2).attend(q, k, v)
     assert caught.value.code == code
     assert len(calls) == attempts
@@ -126,7 +126,7 @@ def test_retries_end_before_the_deadline(rng: np.random.Generator) -> None:
         calls.append(request)
         fake_server.busy(context, retry_seconds=0.9)
 
-    with fake_server.serve(refuse) as address, pytest.raises(SageError) as caught:
+    with fake_server.serve(attend=refuse) as address, pytest.raises(SageError) as caught:
         Client(address, timeout=0.8).attend(q, k, v)
     assert caught.value.retry_delay == pytest.approx(0.9)
     assert len(calls) == 1

@@ -82,7 +82,7 @@ def test_inline_answers_of_a_wrong_size(field: str) -> None:
     answer = wire.AttendResponse(**{name: bytes(size) for name, size in sizes.items()})
     q = np.zeros((1, 1, 64, 64), np.float16)
     with (
-        fake_server.serve(lambda request, context: answer.SerializeToString()) as address,
+        fake_server.serve(attend=lambda request, context: answer.SerializeToString()) as address,
         pytest.raises(SageError, match=r"bytes, expected \d+"),
     ):
         Client(address).attend(q, q, q, return_lse=True)

@@ -49,10 +49,15 @@ def test_heads_and_batch_entries_are_independent(rng: np.random.Generator) -> No
             assert same_bits(alone.scales[0, 0], whole.scales[b, h])
 
 
-@pytest.mark.parametrize("layout", ["HND", "NHD"])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("length", [130, 9000])  # inline, and streamed in stripes
-@pytest.mark.parametrize("precision", ["qk_int8_pv_fp16", "qk_int8_pv_fp8"])
+@pytest.mark.parametrize(
+    ("layout", "dtype", "length", "precision"),
+    [
+        ("HND", "float16", 130, "qk_int8_pv_fp16"),
+        ("NHD", "float32", 130, "qk_int8_pv_fp8"),
+        ("HND", "float32", 9000, "qk_int8_pv_fp8"),  # streamed in stripes
+        ("NHD", "float16", 9000, "qk_int8_pv_fp16"),
+    ],
+)
 def test_an_upload_in_int8_gives_the_same_answer(
     client: Client, rng: np.random.Generator, layout: str, dtype: str, length: int, precision: str
 ) -> None:
