@@ -10,7 +10,7 @@ set -euo pipefail
 build_packages=(
   cmake g++ make ninja-build pkg-config
   libabsl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev
-  libcli11-dev nlohmann-json3-dev libpng-dev prometheus-cpp-dev
+  libcli11-dev nlohmann-json3-dev libpng-dev libtomlplusplus-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(

@@ -41,8 +41,8 @@ struct BenchOptions {
 
 // About how long a case takes, in arbitrary units, for the time that is left: computing what is not
 // skipped, and moving q, k, v and the output.
-double Effort(const BenchCase& bench_case) {
-  const GeneratedShape& shape = bench_case.shape;
+double Effort(const GeneratedCase& generated) {
+  const GeneratedShape& shape = generated.shape;
   const double elements = static_cast<double>(shape.batch * shape.num_heads_q) *
                           static_cast<double>(shape.seqlen_q * shape.head_dim);
   constexpr double kOperationsPerElementMoved = 400;
@@ -53,39 +53,39 @@ double Effort(const BenchCase& bench_case) {
 // Measures all cases; those that the server refuses have its answer. Only a case that cannot be
 // made of the options is an error (INVALID_ARGUMENT).
 absl::StatusOr<std::vector<Measurement>> MeasureAll(Client* client, const BenchOptions& options,
-                                                    const std::vector<BenchCase>& cases) {
+                                                    const std::vector<GeneratedCase>& cases) {
   const double calls =
       options.measure.warmup + options.measure.repeat + (options.measure.verify ? 1 : 0);
   double all = 0;
-  for (const BenchCase& bench_case : cases) all += Effort(bench_case);
+  for (const GeneratedCase& generated : cases) all += Effort(generated);
   double before = 0;
   ProgressBar bar;
   bar.Update(0, "");
   std::vector<Measurement> measurements;
   std::optional<ProblemInputs> inputs;
   for (std::size_t i = 0; i < cases.size(); ++i) {
-    const BenchCase& bench_case = cases[i];
-    if (inputs && bench_case.SameTensors(cases[i - 1])) {
+    const GeneratedCase& generated = cases[i];
+    if (inputs && generated.SameTensors(cases[i - 1])) {
       if (absl::Status status =
-              ChangeOptions(bench_case.shape, bench_case.problem_options(), &*inputs);
+              ChangeOptions(generated.shape, generated.problem_options(), &*inputs);
           !status.ok()) {
         return status;
       }
     } else {
       inputs.reset();  // before the next ones take as much memory
       absl::StatusOr<ProblemInputs> made =
-          GenerateInputs(bench_case.shape, bench_case.problem_options());
+          GenerateInputs(generated.shape, generated.problem_options());
       if (!made.ok()) return made.status();
       inputs = *std::move(made);
     }
-    inputs->problem.precision = bench_case.precision;
-    const double effort = Effort(bench_case);
+    inputs->problem.precision = generated.precision;
+    const double effort = Effort(generated);
     double done = 0;
-    measurements.push_back(Measure(client, bench_case, *inputs, options.measure, [&] {
+    measurements.push_back(Measure(client, generated, *inputs, options.measure, [&] {
       done += effort / calls;
       bar.Update((before + done) / all,
                  absl::StrFormat("case %d of %d: %s %s", i + 1, cases.size(),
-                                 ShapeName(inputs->problem), bench_case.mask_name()));
+                                 ShapeName(inputs->problem), generated.mask_name()));
     }));
     before += effort;
     if (absl::IsUnavailable(measurements.back().status)) break;
@@ -99,7 +99,7 @@ int Judge(const std::vector<Measurement>& measurements) {
   for (const Measurement& measurement : measurements) {
     const std::string name = absl::StrFormat("%s %s %s", ShapeName(measurement.problem),
                                              std::string(Name(measurement.problem.precision)),
-                                             measurement.bench_case.mask_name());
+                                             measurement.generated.mask_name());
     if (!measurement.status.ok()) {
       exit_code =
           Fail({measurement.status.code(),
@@ -183,7 +183,7 @@ void AddGridOptions(CLI::App* command, BenchOptions* options) {
       ->check(CLI::IsMember({"no", "yes"}))
       ->expected(0, 2)
       ->default_str("yes");
-  AddDTypesOption(command, &grid->dtypes);
+  AddDTypeOption(command, &grid->dtypes);
   command->get_option("--dtype")->group(group);
   AddLayoutOption(command, &grid->layout);
   command->get_option("--layout")->group(group);

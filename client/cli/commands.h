@@ -10,6 +10,7 @@ void AddInfoCommand(CLI::App* app, int* exit_code);
 void AddAttendCommand(CLI::App* app, int* exit_code);
 void AddVerifyCommand(CLI::App* app, int* exit_code);
 void AddBenchCommand(CLI::App* app, int* exit_code);
+void AddLoadCommand(CLI::App* app, int* exit_code);
 void AddMaskCommand(CLI::App* app, int* exit_code);
 
 }  // namespace sage::cli

@@ -25,6 +25,7 @@ int Run(int argc, char** argv) {
   AddAttendCommand(&app, &exit_code);
   AddVerifyCommand(&app, &exit_code);
   AddBenchCommand(&app, &exit_code);
+  AddLoadCommand(&app, &exit_code);
   AddMaskCommand(&app, &exit_code);
   try {
     app.parse(argc, argv);

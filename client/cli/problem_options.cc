@@ -80,7 +80,12 @@ void AddLayoutOption(CLI::App* command, Layout* layout) {
       ->transform(ByName({Layout::kHnd, Layout::kNhd}));
 }
 
-void AddDTypesOption(CLI::App* command, std::vector<DType>* dtypes) {
+void AddDTypeOption(CLI::App* command, DType* dtype) {
+  command->add_option("--dtype", *dtype, "fp16 or bf16 [fp16]")
+      ->transform(ByName({DType::kFloat16, DType::kBFloat16}));
+}
+
+void AddDTypeOption(CLI::App* command, std::vector<DType>* dtypes) {
   command->add_option("--dtype", *dtypes, "fp16 or bf16 [fp16]")
       ->delimiter(',')
       ->transform(ByName({DType::kFloat16, DType::kBFloat16}));

@@ -41,7 +41,8 @@ absl::Status CheckPrecision(const ProblemOptions& options, Precision precision);
 
 // Add options whose values are names.
 void AddLayoutOption(CLI::App* command, Layout* layout);
-void AddDTypesOption(CLI::App* command, std::vector<DType>* dtypes);  // fp16, bf16
+void AddDTypeOption(CLI::App* command, DType* dtype);  // fp16, bf16
+void AddDTypeOption(CLI::App* command, std::vector<DType>* dtypes);
 void AddPrecisionOption(CLI::App* command, Precision* precision);
 void AddPrecisionOption(CLI::App* command, std::vector<Precision>* precisions);
 

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "CLI/App.hpp"
 #include "absl/status/statusor.h"
@@ -17,7 +18,15 @@ struct ServerOptions {
   double timeout_seconds = 0;  // 0: none
 };
 
+// Several servers, and several connections to each.
+struct ServersOptions {
+  std::vector<std::string> targets = {ClientOptions{}.target};
+  int connections = 1;
+  double timeout_seconds = 0;  // 0: none
+};
+
 void AddServerOptions(CLI::App* command, ServerOptions* options);
+void AddServersOptions(CLI::App* command, ServersOptions* options);
 
 absl::StatusOr<std::unique_ptr<Client>> Connect(const ServerOptions& options);
 

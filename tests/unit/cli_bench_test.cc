@@ -54,12 +54,12 @@ TEST(GridTest, CombinesEverythingOnce) {
   grid.patterns = {"band:0,1"};
   grid.causal = {false, true};
   grid.precisions = {Precision::kQkInt8PvFp16, Precision::kFp16};
-  const std::vector<BenchCase> cases = Cases(grid);
+  const std::vector<GeneratedCase> cases = Cases(grid);
   EXPECT_EQ(cases.size(), 2U * 2 * 2 * 2 * 3 * 2 * 2);
   std::set<std::string> names;
   int changes_of_tensors = 0;
   for (std::size_t i = 0; i < cases.size(); ++i) {
-    const BenchCase& c = cases[i];
+    const GeneratedCase& c = cases[i];
     EXPECT_EQ(c.shape.num_heads_kv, 2);
     std::ostringstream name;
     name << c.shape.batch << ' ' << c.shape.seqlen_q << ' ' << c.shape.head_dim << ' '
@@ -72,7 +72,7 @@ TEST(GridTest, CombinesEverythingOnce) {
 }
 
 TEST(GridTest, IsDenseWhereNoMaskIsAskedFor) {
-  const std::vector<BenchCase> cases = Cases({});
+  const std::vector<GeneratedCase> cases = Cases({});
   ASSERT_EQ(cases.size(), 3U);
   EXPECT_EQ(cases[0].mask_name(), "sparsity 0");
   EXPECT_EQ(cases[0].shape.density, 1);
@@ -84,7 +84,7 @@ Measurement Made(std::int64_t seqlen, double sparsity, double seconds) {
   grid.seqlens = {seqlen};
   grid.sparsities = {sparsity};
   Measurement measurement;
-  measurement.bench_case = Cases(grid).front();
+  measurement.generated = Cases(grid).front();
   AttentionProblem& problem = measurement.problem;
   problem.batch = 1;
   problem.num_heads_q = problem.num_heads_kv = 4;

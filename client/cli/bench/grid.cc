@@ -1,22 +1,21 @@
 #include "client/cli/bench/grid.h"
 
-#include "absl/strings/str_format.h"
-
 namespace sage::cli {
 namespace {
 
 // Appends a copy of `base` for each mask, causality and precision.
-void AppendVariants(const BenchGrid& grid, const BenchCase& base, std::vector<BenchCase>* cases) {
-  const auto append = [&](const BenchCase& masked) {
+void AppendVariants(const BenchGrid& grid, const GeneratedCase& base,
+                    std::vector<GeneratedCase>* cases) {
+  const auto append = [&](const GeneratedCase& masked) {
     for (const bool is_causal : grid.causal) {
       for (const Precision precision : grid.precisions) {
-        BenchCase& added = cases->emplace_back(masked);
+        GeneratedCase& added = cases->emplace_back(masked);
         added.is_causal = is_causal;
         added.precision = precision;
       }
     }
   };
-  BenchCase masked = base;
+  GeneratedCase masked = base;
   for (const double sparsity : grid.sparsities) {
     masked.shape.density = 1 - sparsity;
     append(masked);
@@ -31,29 +30,9 @@ void AppendVariants(const BenchGrid& grid, const BenchCase& base, std::vector<Be
 
 }  // namespace
 
-ProblemOptions BenchCase::problem_options() const {
-  ProblemOptions options;
-  options.dtype = dtype;
-  options.layout = layout;
-  options.pattern = pattern;
-  options.is_causal = is_causal;
-  return options;
-}
-
-std::string BenchCase::mask_name() const {
-  return pattern.empty() ? absl::StrFormat("sparsity %g", 1 - shape.density) : pattern;
-}
-
-bool BenchCase::SameTensors(const BenchCase& other) const {
-  return shape.batch == other.shape.batch && shape.num_heads_q == other.shape.num_heads_q &&
-         shape.num_heads_kv == other.shape.num_heads_kv && shape.seqlen_q == other.shape.seqlen_q &&
-         shape.seqlen_k == other.shape.seqlen_k && shape.head_dim == other.shape.head_dim &&
-         shape.seed == other.shape.seed && dtype == other.dtype;
-}
-
-std::vector<BenchCase> Cases(const BenchGrid& grid) {
-  std::vector<BenchCase> cases;
-  BenchCase base;
+std::vector<GeneratedCase> Cases(const BenchGrid& grid) {
+  std::vector<GeneratedCase> cases;
+  GeneratedCase base;
   base.layout = grid.layout;
   base.shape.seed = grid.seed;
   for (const std::int64_t batch : grid.batches) {

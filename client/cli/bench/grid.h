@@ -7,8 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "client/cli/generated_inputs.h"
-#include "client/cli/problem_options.h"
+#include "client/cli/generated_case.h"
 #include "kernels/attention.h"
 
 namespace sage::cli {
@@ -28,25 +27,9 @@ struct BenchGrid {
   std::uint64_t seed = 0;
 };
 
-// One point of the grid.
-struct BenchCase {
-  GeneratedShape shape;
-  DType dtype = DType::kFloat16;
-  Layout layout = Layout::kHnd;
-  std::string pattern;  // empty: the random mask of shape.density
-  bool is_causal = false;
-  Precision precision = Precision::kQkInt8PvFp16;
-
-  ProblemOptions problem_options() const;
-  // "sparsity 0.5", or the pattern.
-  std::string mask_name() const;
-  // Whether the two have the same q, k and v.
-  bool SameTensors(const BenchCase& other) const;
-};
-
 // Cases of the same tensors stand beside each other. Sparsity 0 where neither sparsities nor
 // patterns are given.
-std::vector<BenchCase> Cases(const BenchGrid& grid);
+std::vector<GeneratedCase> Cases(const BenchGrid& grid);
 
 }  // namespace sage::cli
 

@@ -40,10 +40,10 @@ double Measurement::gb_per_second() const {
   return static_cast<double>(bytes_in + bytes_out) / stage("wall").median / kGiga;
 }
 
-Measurement Measure(Client* client, const BenchCase& bench_case, const ProblemInputs& inputs,
+Measurement Measure(Client* client, const GeneratedCase& generated, const ProblemInputs& inputs,
                     const MeasureOptions& options, const std::function<void()>& call_done) {
   Measurement measurement;
-  measurement.bench_case = bench_case;
+  measurement.generated = generated;
   measurement.problem = inputs.problem;
   AttendRequest request = MakeRequest(inputs);
   std::vector<std::byte> out(inputs.problem.q_elements() * SizeOf(inputs.problem.output_dtype));
@@ -70,7 +70,7 @@ Measurement Measure(Client* client, const BenchCase& bench_case, const ProblemIn
     measurement.stages.emplace_back(names[i].name, Summarize(std::move(samples[i])));
   }
   if (options.verify) {
-    absl::StatusOr<Verdict> verdict = Verify(client, inputs, std::nullopt, bench_case.shape.seed);
+    absl::StatusOr<Verdict> verdict = Verify(client, inputs, std::nullopt, generated.shape.seed);
     call_done();
     if (verdict.ok()) {
       measurement.verdict = *std::move(verdict);

@@ -30,7 +30,7 @@ struct Spread {
 Spread Summarize(std::vector<double> values);
 
 struct Measurement {
-  BenchCase bench_case;
+  GeneratedCase generated;
   AttentionProblem problem;
   // Why there are no figures: what the server answered. The rest is then left alone.
   absl::Status status;
@@ -61,7 +61,7 @@ struct MeasureOptions {
 
 // Sends `inputs`, one call after the other. `call_done` is called after each call, warm-up and
 // verification included.
-Measurement Measure(Client* client, const BenchCase& bench_case, const ProblemInputs& inputs,
+Measurement Measure(Client* client, const GeneratedCase& generated, const ProblemInputs& inputs,
                     const MeasureOptions& options, const std::function<void()>& call_done);
 
 }  // namespace sage::cli

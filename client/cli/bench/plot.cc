@@ -32,7 +32,7 @@ std::string TopsChart(const std::string& name, const Group& group) {
   std::map<std::string, std::size_t> index;  // of a mask's series
   double most = 0;
   for (const Measurement* measurement : group) {
-    const auto [found, is_new] = index.emplace(measurement->bench_case.mask_name(), series.size());
+    const auto [found, is_new] = index.emplace(measurement->generated.mask_name(), series.size());
     if (is_new) series.push_back({found->first, {}});
     series[found->second].points.push_back(
         {static_cast<double>(measurement->problem.seqlen_q), measurement->kernel_tops()});
@@ -71,7 +71,7 @@ std::string StagesChart(const std::string& name, const Group& group) {
   for (const Measurement* measurement : group) {
     BarGroup bars;
     bars.name = absl::StrFormat("S%d %s", measurement->problem.seqlen_q,
-                                measurement->bench_case.mask_name());
+                                measurement->generated.mask_name());
     for (const auto& [stage, spread] : measurement->stages) {
       if (IsShown(stage)) bars.values.push_back(spread.median * 1e3);
     }

@@ -22,7 +22,7 @@ std::string SpreadText(const Spread& spread) {
 
 std::vector<std::string> CaseColumns(const Measurement& measurement) {
   return {ShapeName(measurement.problem), std::string(Name(measurement.problem.precision)),
-          measurement.bench_case.mask_name()};
+          measurement.generated.mask_name()};
 }
 
 void Append(std::vector<std::string> more, std::vector<std::string>* row) {
@@ -39,7 +39,7 @@ nlohmann::ordered_json SpreadJson(const Spread& spread) {
 
 nlohmann::ordered_json CaseJson(const Measurement& measurement) {
   nlohmann::ordered_json entry = ProblemJson(measurement.problem);
-  entry["mask"] = measurement.bench_case.mask_name();
+  entry["mask"] = measurement.generated.mask_name();
   if (!measurement.status.ok()) {
     entry["error"] = {{"code", absl::StatusCodeToString(measurement.status.code())},
                       {"message", std::string(measurement.status.message())}};
@@ -137,7 +137,7 @@ std::string BenchCsv(const BenchRun& run) {
     for (const auto& value : ProblemJson(measurement.problem)) {
       fields.push_back(value.is_string() ? value.get<std::string>() : value.dump());
     }
-    fields.push_back(measurement.bench_case.mask_name());
+    fields.push_back(measurement.generated.mask_name());
     if (measurement.status.ok()) {
       Append({"", CsvNumber(measurement.block_density), absl::StrCat(measurement.bytes_in),
               absl::StrCat(measurement.bytes_out), CsvNumber(measurement.kernel_tops()),

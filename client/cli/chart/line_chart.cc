@@ -50,7 +50,9 @@ std::string Draw(const LineChart& chart) {
   const double bottom = kHeight - kBottom;
   const Scale x(chart.x_ticks, chart.x_log, kLeft, right);
   const Scale y(chart.y_ticks, chart.y_log, bottom, kTop);
-  SvgCanvas canvas(kWidth, kHeight);
+  constexpr double kLegendLine = 20;
+  const double legend_height = kLegendLine * static_cast<double>(chart.series.size());
+  SvgCanvas canvas(kWidth, std::max(kHeight, kTop + legend_height + kLegendLine));
   canvas.Text({kLeft, 26}, chart.title, Anchor::kStart, 15);
   for (const Tick& tick : chart.y_ticks) {
     canvas.Line({kLeft, y(tick.value)}, {right, y(tick.value)}, kGridColour);
@@ -78,7 +80,7 @@ std::string Draw(const LineChart& chart) {
     }
     canvas.Polyline({{right + 14, legend}, {right + 38, legend}}, colour, dashed);
     canvas.Text({right + 44, legend + 4}, series.name);
-    legend += 20;
+    legend += kLegendLine;
   }
   return std::move(canvas).Finish();
 }
