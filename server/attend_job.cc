@@ -107,7 +107,8 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   // Prepared keys that are kept go by the cut of their heads.
   const bool keeps_cut = resident.k && resident.v;
   if (spec.whole_entries && !keeps_cut) {
-    limits.unit_bytes = std::numeric_limits<std::uint64_t>::max();
+    limits = {.unit_bytes = std::numeric_limits<std::uint64_t>::max(),
+              .max_units = limits.max_units};
   }
   absl::StatusOr<std::vector<Unit>> units =
       PlanUnits(spec.problem, limits, resident, spec.quantized.operands());

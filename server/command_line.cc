@@ -60,7 +60,7 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--backend", o.backend, "auto, cpu or cuda")->group("Device");
   app.add_option("--threads", o.threads, "Threads of the CPU backend; 0: one a core")
       ->group("Device");
-  app.add_option("--streams", o.streams, "Launches in flight; 0: one on the CPU, two on a GPU")
+  app.add_option("--streams", o.streams, "Launches in flight; 0: one on the CPU, four on a GPU")
       ->group("Device");
 
   app.add_option("--host-memory", o.host_memory_bytes,

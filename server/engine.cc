@@ -151,11 +151,19 @@ std::vector<UnitWork> Engine::TakeBatch() {
   double operations = 0;
   while (!queue_.empty() && batch.size() < static_cast<std::size_t>(options_.launch_units)) {
     operations += Operations(queue_.front().task);
-    if (!batch.empty() && operations > options_.launch_operations) break;
+    const bool alone = CopyBytes(queue_.front()) > options_.launch_copy_bytes;
+    if (!batch.empty() && (alone || operations > options_.launch_operations)) break;
     batch.push_back(std::move(queue_.front()));
     queue_.pop_front();
+    if (alone) break;
   }
   return batch;
+}
+
+std::uint64_t Engine::CopyBytes(const UnitWork& work) const {
+  if (backend_.info().unified_memory) return 0;
+  return work.q_bytes + work.out_bytes +
+         (work.task.q_begin == 0 ? work.kv->k_bytes + work.kv->v_bytes : 0);
 }
 
 void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {

@@ -102,6 +102,9 @@ struct EngineOptions {
   // below this, so that a launch stays short enough to cancel between launches.
   double launch_operations = 4e8;
   int launch_units = 64;
+  // A unit that copies more than this, in and out, has a launch to itself: its copies are to overlap
+  // with the kernels of others, which is worth more than what a launch costs.
+  std::uint64_t launch_copy_bytes = 512 << 10;
 };
 
 // Thread-safe. Destruction fails what is queued with UNAVAILABLE and waits for what runs.
@@ -143,6 +146,7 @@ class Engine {
 
   void Run();
   std::vector<UnitWork> TakeBatch();  // with mutex_ held
+  std::uint64_t CopyBytes(const UnitWork& work) const;
   void Launch(Lane& lane, std::vector<UnitWork> works);
   absl::Status Issue(Lane& lane);
   absl::Status CopyIn(Lane& lane, UnitWork& work);

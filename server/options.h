@@ -19,7 +19,7 @@ struct ServerOptions {
 
   std::string backend = "auto";  // auto, cpu, cuda
   int threads = 0;               // of the CPU backend; 0: one a core
-  int streams = 0;               // launches in flight; 0: one on the CPU, two on a GPU
+  int streams = 0;               // launches in flight; 0: one on the CPU, four on a GPU
 
   // Bytes of payload and results, and of kernels' working memory, all requests together. 0: an
   // eighth of the machine's memory; for a device with memory of its own, most of that.

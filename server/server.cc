@@ -62,9 +62,9 @@ std::uint64_t DeviceMemoryBytes(const ServerOptions& options, const BackendInfo&
 EngineOptions ForDevice(const ServerOptions& options, const BackendInfo& device) {
   EngineOptions engine;
   engine.streams = options.streams;
-  // A GPU copies for one launch while it computes another; on the CPU a second launch would only
-  // take cores from the first.
-  if (engine.streams == 0) engine.streams = device.unified_memory ? 1 : 2;
+  // A GPU copies one launch in, computes a second and copies a third out, while a fourth is being
+  // issued or completed; on the CPU a second launch would only take cores from the first.
+  if (engine.streams == 0) engine.streams = device.unified_memory ? 1 : 4;
   // A few ms of work: of a few CPU cores, or of a GPU.
   engine.launch_operations = device.unified_memory ? 3e9 : 1e12;
   return engine;
@@ -258,18 +258,23 @@ std::vector<Gauge> Server::Parts::Gauges() const {
 }
 
 absl::Status Server::Parts::Open() {
-  core.reset(new AttentionCore{.jobs = {admission, host_pool, {.unit_bytes = options.unit_bytes}},
-                               .devices = Devices(),
-                               .metrics = metrics,
-                               .server_id = server_id,
-                               .window_bytes = options.window_bytes,
-                               .max_mask_bytes = options.max_mask_bytes,
-                               .max_unary_bytes = kMaxUnaryBytes,
-                               .chunk_bytes = kOutputChunkBytes,
-                               .max_chunk_bytes = kMaxChunkBytes,
-                               .stall_timeout = options.stall_timeout,
-                               .tensors = store,
-                               .stalls = stalls});
+  core.reset(new AttentionCore{
+      .jobs = {admission,
+               host_pool,
+               {.unit_bytes = options.unit_bytes,
+                .unit_operations =
+                    ForDevice(options, devices.front()->backend().info()).launch_operations}},
+      .devices = Devices(),
+      .metrics = metrics,
+      .server_id = server_id,
+      .window_bytes = options.window_bytes,
+      .max_mask_bytes = options.max_mask_bytes,
+      .max_unary_bytes = kMaxUnaryBytes,
+      .chunk_bytes = kOutputChunkBytes,
+      .max_chunk_bytes = kMaxChunkBytes,
+      .stall_timeout = options.stall_timeout,
+      .tensors = store,
+      .stalls = stalls});
   attention = std::make_unique<AttentionService>(*core, kDefaultTenant);
   tensors = std::make_unique<TensorsService>(*core, kDefaultTenant);
   about = std::make_unique<ServerService>(Info(), [this] { return Statistics(); });

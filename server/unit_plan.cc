@@ -50,6 +50,19 @@ Cut CutFor(const AttentionProblem& p, std::uint64_t unit_bytes, Resident residen
   return {.kv_heads = 1, .q_rows = QueryRows(p, q_row_bytes, unit_bytes)};
 }
 
+// The payload that units aim at, by how much there is to compute for it.
+std::uint64_t UnitBytes(const AttentionProblem& p, const PlanLimits& limits) {
+  if (limits.unit_operations <= 0) return limits.unit_bytes;
+  const auto queries = static_cast<double>(p.group_size() * p.seqlen_q);
+  const auto keys = static_cast<double>(p.seqlen_k);
+  // Both of one KV head, over head_dim.
+  const double bytes = (queries + 2 * keys) * static_cast<double>(SizeOf(p.dtype));
+  const double operations = 4 * queries * keys;
+  const double aim = limits.unit_operations * bytes / operations;
+  const auto middle = static_cast<double>(limits.unit_bytes);
+  return static_cast<std::uint64_t>(std::clamp(aim, middle / 2, middle * 2));
+}
+
 }  // namespace
 
 std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,
@@ -64,7 +77,9 @@ absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const Pla
     return absl::InvalidArgumentError(
         absl::StrCat("batch: got ", p.batch, ", allowed at most ", limits.max_units));
   }
-  std::uint64_t unit_bytes = limits.unit_bytes;
+  // Prepared keys that are kept go by one cut of their heads for all requests.
+  const bool keeps_cut = resident.k && resident.v;
+  std::uint64_t unit_bytes = keeps_cut ? limits.unit_bytes : UnitBytes(p, limits);
   Cut cut = CutFor(p, unit_bytes, resident, quantized);
   // Ends: a unit may grow to a whole batch entry, of which there are few enough.
   while (cut.units(p) > limits.max_units) cut = CutFor(p, unit_bytes *= 2, resident, quantized);

@@ -46,6 +46,9 @@ struct Unit {
 
 struct PlanLimits {
   std::uint64_t unit_bytes = 2 << 20;  // payload that a unit aims at
+  // Operations (4 rows keys head_dim) that a unit aims at, by up to twice or half the payload: long
+  // sequences make small units, short ones large. 0: payload alone counts.
+  double unit_operations = 0;
   std::uint64_t max_units = 1 << 16;
 };
 

@@ -20,18 +20,30 @@ constexpr std::size_t kPreparedBytes = 256;  // some, so that nothing special ha
 // One thing at a time uses it.
 class Resource {
  public:
+  // `busy` may be null.
+  explicit Resource(std::atomic<std::int64_t>* busy) : busy_(busy) {}
+
   void UseFor(double seconds) {
     if (seconds <= 0) return;
     const std::lock_guard lock(mutex_);
+    const Clock::time_point start = Clock::now();
     std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    if (busy_ != nullptr) *busy_ += std::chrono::nanoseconds(Clock::now() - start).count();
   }
 
  private:
+  std::atomic<std::int64_t>* const busy_;
   std::mutex mutex_;
 };
 
 struct Device {
-  Pace pace;
+  Device(const Pace& given, BusyTimes* busy)
+      : pace(given),
+        to_device(busy == nullptr ? nullptr : &busy->to_device),
+        compute(busy == nullptr ? nullptr : &busy->attend),
+        to_host(busy == nullptr ? nullptr : &busy->to_host) {}
+
+  const Pace pace;
   Resource to_device, compute, to_host;
 };
 
@@ -147,8 +159,7 @@ class PacedStream final : public Stream {
 
 class PacedBackend final : public Backend {
  public:
-  explicit PacedBackend(const Pace& pace) {
-    device_.pace = pace;
+  PacedBackend(const Pace& pace, BusyTimes* busy) : device_(pace, busy) {
     info_.name = "paced";
     info_.device_name = "a paced device";
     info_.kernel_path = "none";
@@ -185,8 +196,8 @@ class PacedBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> MakePacedBackend(const Pace& pace) {
-  return std::make_unique<PacedBackend>(pace);
+std::unique_ptr<Backend> MakePacedBackend(const Pace& pace, BusyTimes* busy) {
+  return std::make_unique<PacedBackend>(pace, busy);
 }
 
 }  // namespace sage::testing

@@ -6,6 +6,8 @@
 #ifndef SAGE_TESTS_SUPPORT_PACED_BACKEND_H_
 #define SAGE_TESTS_SUPPORT_PACED_BACKEND_H_
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 
 #include "kernels/backend.h"
@@ -21,8 +23,17 @@ struct Pace {
   bool unified_memory = false;
 };
 
-// Takes every problem that is valid. Outputs are left as they are.
-std::unique_ptr<Backend> MakePacedBackend(const Pace& pace);
+// How long each stage was in use, in nanoseconds: what it was told, and what the machine's clock
+// and scheduler added. Thread-safe.
+struct BusyTimes {
+  std::atomic<std::int64_t> to_device = 0;
+  std::atomic<std::int64_t> attend = 0;
+  std::atomic<std::int64_t> to_host = 0;
+};
+
+// Takes every problem that is valid. Outputs are left as they are. `busy`, where given, outlives
+// the backend.
+std::unique_ptr<Backend> MakePacedBackend(const Pace& pace, BusyTimes* busy = nullptr);
 
 }  // namespace sage::testing
 

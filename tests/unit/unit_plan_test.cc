@@ -97,5 +97,23 @@ TEST(UnitPlan, SurvivesTheLargestDimensions) {
   EXPECT_LE(units->size(), std::size_t{1} << 16);
 }
 
+// By at most half or twice the payload, and evenly in between.
+TEST(UnitPlan, UnitsAdaptToWhatThereIsToCompute) {
+  AttentionProblem problem;
+  problem.batch = 1;
+  problem.num_heads_q = problem.num_heads_kv = 4096;
+  problem.head_dim = 128;
+  const auto payload = [&problem](std::int64_t seqlen) {
+    problem.seqlen_q = problem.seqlen_k = seqlen;
+    const auto units = PlanUnits(problem, {.unit_bytes = 2 << 20, .unit_operations = 1e9});
+    EXPECT_TRUE(units.ok()) << units.status();
+    return units->front().payload_bytes();
+  };
+  // 768 bytes and 512 S operations a token and head: 1e9 operations are 1.5e9 / S bytes.
+  EXPECT_EQ(payload(128), (4 << 20) / (128 * 768) * (128 * 768));  // at most 4 MiB
+  EXPECT_EQ(payload(600), 1500000000 / 600 / (600 * 768) * (600 * 768));
+  EXPECT_EQ(payload(1365), (1 << 20) / (1365 * 768) * (1365 * 768));  // at least 1 MiB
+}
+
 }  // namespace
 }  // namespace sage::server
