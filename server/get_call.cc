@@ -1,5 +1,6 @@
-// One chunk at a time: sent as it lies where the host can read the device's memory, else from a
-// slab that it has been copied to.
+// One chunk at a time: sent as it lies where the host can read the device's memory and nobody
+// writes there, else from a slab that it has been copied to. So the transport, which lets go of
+// slices when it likes, never keeps a request from writing.
 //
 // The first error, cancellation or stall decides the final status; the call then waits for a copy
 // or write in flight and finishes exactly once.
@@ -33,7 +34,6 @@ constexpr std::uint64_t kStagingSlabs = 2;
 // What slices on their way to the transport point into.
 struct Source {
   Admission::Ticket ticket;
-  ResidentTensor::Access access;
   std::shared_ptr<ResidentTensor> tensor;
 };
 struct Staged {
@@ -100,7 +100,9 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     finished_ = true;
     const absl::Status status = *status_;
     record_.Close(status, nullptr, core_.metrics);
+    // Memory is back, and others may write, before the client sees the end.
     source_.reset();
+    access_.reset();
     lock.unlock();
     Finish(ToGrpcStatus(status));
   }
@@ -115,10 +117,6 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
 
   const ResidentTensor& tensor() const { return *source_->tensor; }
-  // Masks are kept at the host.
-  bool readable() const {
-    return tensor().mask() != nullptr || tensor().device().backend().info().unified_memory;
-  }
   const std::byte* data() const {
     if (tensor().mask() == nullptr) return tensor().data();
     return reinterpret_cast<const std::byte*>(tensor().mask()->mask.bits().data());
@@ -142,14 +140,15 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     if (!access.has_value()) {
       return WithRetryDelay(LimitReached("handle", "a request writes to this tensor"), kRetryDelay);
     }
-    const bool staged = !found->tensor->device().backend().info().unified_memory &&
-                        found->tensor->mask() == nullptr;
+    access_.emplace(*std::move(access));
+    const TensorRole role = found->tensor->spec().role;
+    const bool unified = found->tensor->device().backend().info().unified_memory;
+    staged_ = role != TensorRole::kMask && (role == TensorRole::kOutput || !unified);
     absl::StatusOr<Admission::Ticket> ticket = core_.jobs.admission.Admit(
-        staged ? kStagingSlabs * SlabPool::RoundUp(core_.chunk_bytes) : 0,
+        staged_ ? kStagingSlabs * SlabPool::RoundUp(core_.chunk_bytes) : 0,
         found->tensor->device().memory(), 0);
     if (!ticket.ok()) return ticket.status();
-    source_ = std::make_shared<const Source>(
-        Source{*std::move(ticket), *std::move(access), std::move(found->tensor)});
+    source_ = std::make_shared<const Source>(Source{*std::move(ticket), std::move(found->tensor)});
 
     v1::GetResponse response;
     ToProto(tensor(), response.mutable_spec());
@@ -165,7 +164,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     }
     const std::byte* const from = data() + sent_bytes_;
     const std::uint64_t size = std::min(core_.chunk_bytes, bytes() - sent_bytes_);
-    if (readable()) {
+    if (!staged_) {
       WriteChunk(SliceOf(source_, from, size));
       return absl::OkStatus();
     }
@@ -211,7 +210,9 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   CallRecord record_;
   std::optional<absl::Status> status_;  // the final status, once decided
   bool finished_ = false;               // Finish() was called
+  std::optional<ResidentTensor::Access> access_;
   std::shared_ptr<const Source> source_;
+  bool staged_ = false;  // sent from slabs
   std::uint64_t sent_bytes_ = 0;
   grpc::ByteBuffer out_;
   bool writing_ = false;  // a write is in flight
