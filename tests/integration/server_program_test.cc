@@ -1,9 +1,12 @@
 // The sage-server program itself: its command line, configuration file, signals, sockets and exit
 // statuses.
+#include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -62,6 +65,16 @@ v1::ServerInfo InfoOf(const std::string& target) {
   grpc::ClientContext context;
   EXPECT_TRUE(v1::Server::NewStub(Connect(target))->GetInfo(&context, {}, &info).ok());
   return info;
+}
+
+// Resident size of a process, from a line like "VmRSS:    1234 kB".
+std::int64_t ResidentBytes(pid_t pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmRSS:", 0) == 0) return std::stoll(line.substr(6)) << 10;
+  }
+  ADD_FAILURE() << "no VmRSS of process " << pid;
+  return 0;
 }
 
 class ServerProgram : public ::testing::Test {
@@ -249,6 +262,37 @@ TEST_F(ServerProgram, ReflectionIsByFlag) {
   EXPECT_THAT(answer.messages.front(),
               AllOf(HasSubstr("sage.v1.Attention"), HasSubstr("sage.v1.Tensors"),
                     HasSubstr("sage.v1.Sessions"), HasSubstr("sage.v1.Server")));
+}
+
+TEST_F(ServerProgram, AThousandIdleStreamsCostLittle) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take memory of their own";
+#endif
+  constexpr int kConnections = 20;
+  constexpr int kStreams = 1000;
+  constexpr std::int64_t kLimitBytes = 50 << 20;
+  RunningServer server({"--max-requests", "2000", "--stall-timeout-ms", "600000"});
+  std::vector<std::unique_ptr<v1::Attention::Stub>> stubs;
+  for (int i = 0; i < kConnections; ++i) {
+    stubs.push_back(v1::Attention::NewStub(Connect(server.target())));
+    EXPECT_TRUE(AttendsRightly(*stubs.back(), sample_));
+  }
+  const std::int64_t before = ResidentBytes(server.process().pid());
+  {
+    std::vector<std::unique_ptr<PlainStream>> streams;
+    for (int i = 0; i < kStreams; ++i) {
+      streams.push_back(std::make_unique<PlainStream>(
+          *stubs[i % kConnections], sample_,
+          std::chrono::system_clock::now() + std::chrono::minutes(5)));
+      ASSERT_TRUE(streams.back()->Open()) << streams.back()->Finish().error_message();
+    }
+    const std::int64_t cost = ResidentBytes(server.process().pid()) - before;
+    std::cout << kStreams << " idle streams, accepted: " << (cost >> 10) << " KiB\n";
+    EXPECT_LT(cost, kLimitBytes);
+    EXPECT_TRUE(StreamsRightly(*stubs.front(), sample_));
+    for (const auto& stream : streams) stream->Cancel();
+    for (const auto& stream : streams) stream->Finish();
+  }
 }
 
 TEST_F(ServerProgram, HelpAndVersionAreNoErrors) {
