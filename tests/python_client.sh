@@ -13,7 +13,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 readonly package=$root/client/python
 readonly build=$root/build/python
-readonly current=(grpcio grpcio-tools 'setuptools>=68' wheel numpy ml_dtypes pytest mypy ruff
+readonly current=(grpcio grpcio-tools 'setuptools>=77' wheel numpy ml_dtypes pytest mypy ruff
   types-protobuf types-grpcio typing_extensions)
 # The newest that takes Debian 12's numpy 1.24.
 readonly debian=('ml_dtypes==0.3.2')

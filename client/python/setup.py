@@ -21,15 +21,20 @@ def proto_root() -> Path:
     return shipped if shipped.is_dir() else HERE.parents[1] / "proto"
 
 
+def proto_files() -> "list[Path]":
+    """The contract's files."""
+    files = sorted(proto_root().rglob("*.proto"))
+    if not files:
+        raise FileNotFoundError(f"no .proto files below {proto_root()}")
+    return files
+
+
 def compile_descriptors(out: Path) -> None:
     """Compiles the contract, with all that it imports, into the descriptor set `out`."""
     import grpc_tools
     from grpc_tools import protoc
 
     root = proto_root()
-    files = sorted(str(path) for path in root.rglob("*.proto"))
-    if not files:
-        raise FileNotFoundError(f"no .proto files below {root}")
     arguments = [
         "protoc",
         f"-I{root}",
@@ -37,7 +42,7 @@ def compile_descriptors(out: Path) -> None:
         "--include_imports",
         f"--descriptor_set_out={out}",
     ]
-    if protoc.main([*arguments, *files]) != 0:
+    if protoc.main([*arguments, *map(str, proto_files())]) != 0:
         raise RuntimeError(f"protoc could not compile {root}")
 
 
@@ -58,12 +63,10 @@ class SourceDistribution(sdist):
     def make_release_tree(self, base_dir: str, files: "list[str]") -> None:
         """Copies proto/ beside this file."""
         super().make_release_tree(base_dir, files)
-        shutil.copytree(
-            proto_root(),
-            Path(base_dir, "proto"),
-            ignore=lambda _, names: [n for n in names if "." in n and not n.endswith(".proto")],
-            dirs_exist_ok=True,
-        )
+        for path in proto_files():
+            target = Path(base_dir, "proto", path.relative_to(proto_root()))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
 
 
 COMMANDS: "dict[str, type[Command]]" = {"build_py": BuildPy, "sdist": SourceDistribution}

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Compares the Python client with the C++ client: GB/s of 64 MiB tensors, both ways together.
+
+    tests/bench/python_throughput.py HOST:PORT [build/release/bin/sagectl]
+
+A mask without blocks leaves the transport as the work: q, k, v go up, the output comes back, 256 MiB a
+call. Rounds of both clients alternate, so that what else the machine does falls on both; printed are
+medians over all calls.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+from sage_client import Band, Client
+
+HEADS, SEQLEN, HEAD_DIM = 64, 4096, 128
+BYTES = 4 * HEADS * SEQLEN * HEAD_DIM * 2
+NOTHING = 100_000  # blocks off the diagonal, where none is
+ROUNDS, CALLS = 8, 5
+
+
+def cpp_seconds(server, sagectl, connections):
+    """Median seconds of some calls of the C++ client."""
+    command = f"{sagectl} bench --server {server} --connections {connections} --heads {HEADS}"
+    command += f" --seqlen {SEQLEN} --head-dim {HEAD_DIM} --pattern band:{NOTHING},{NOTHING}"
+    command += f" --warmup 1 --repeat {CALLS} --json"
+    report = subprocess.run(command.split(), stdout=subprocess.PIPE, check=True).stdout
+    (case,) = json.loads(report)["cases"]
+    return case["seconds"]["wall"]["median"]
+
+
+def python_seconds(client, q, k, v):
+    """The same of the Python client."""
+    seconds = []
+    for _ in range(1 + CALLS):
+        start = time.perf_counter()
+        client.attend(q, k, v, Band(NOTHING, NOTHING))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def main():
+    server, sagectl = sys.argv[1], (sys.argv[2:] or ["build/release/bin/sagectl"])[0]
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, HEADS, SEQLEN, HEAD_DIM), np.float32)
+    q, k, v = (x.astype(np.float16) for x in (q, k, v))
+    print("connections  C++ GB/s  Python GB/s  ratio")
+    for connections in (1, 4):
+        client = Client(server, connections=connections)
+        cpp, python = [], []
+        for _ in range(ROUNDS):
+            cpp.append(cpp_seconds(server, sagectl, connections))
+            python.append(python_seconds(client, q, k, v))
+        rates = [BYTES / statistics.median(seconds) / 1e9 for seconds in (cpp, python)]
+        print(f"{connections:11}  {rates[0]:8.2f}  {rates[1]:11.2f}  {rates[1] / rates[0]:5.2f}")
+
+
+if __name__ == "__main__":
+    main()
