@@ -70,8 +70,8 @@ class Client:
         timeout: seconds for a call with all its retries, unless the call says otherwise; None for
             no limit.
         retries: how often a part of a request is sent again, to the next server where there are
-            several, after UNAVAILABLE, or RESOURCE_EXHAUSTED with a time to come back. An attention
-            may so be computed twice, which has no other effect.
+            several, after UNAVAILABLE, a CANCELLED of the server's own, or RESOURCE_EXHAUSTED with
+            a time to come back. An attention may so be computed twice, which has no other effect.
         local_fallback: compute here, in numpy, exactly and slowly, where no server can be reached.
 
     Every call may raise SageError, which has the server's code and text. Its subclass

@@ -51,9 +51,10 @@ class SageError(Exception):
     @property
     def worth_retrying(self) -> bool:
         """Whether the same request may succeed later, or on another server."""
-        return self.code == grpc.StatusCode.UNAVAILABLE or (
-            self.code == grpc.StatusCode.RESOURCE_EXHAUSTED and self.retry_delay is not None
-        )
+        if self.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return self.retry_delay is not None
+        # gRPC says CANCELLED of calls that come while their server shuts down.
+        return self.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 class InvalidArgumentError(SageError, ValueError):

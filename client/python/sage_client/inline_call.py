@@ -32,6 +32,8 @@ def attend_inline(
             response = call.result()
     except grpc.RpcError as error:
         raise from_rpc(error, server) from None
+    finally:
+        call.cancel()  # no effect on a call that has ended
     _take(response.out, job.out, "output", server)
     if job.lse is not None:
         _take(response.lse, job.lse, "lse", server)

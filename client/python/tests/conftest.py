@@ -47,11 +47,18 @@ class ServerProcess:
 
     def stop(self) -> None:
         self.process.terminate()
+        assert self._wait() == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._wait()
+
+    def _wait(self) -> int:
         status = self.process.wait(timeout=60)
         self._drain.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
-        assert status == 0
+        return status
 
 
 @pytest.fixture(scope="session")

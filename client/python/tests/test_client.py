@@ -6,6 +6,8 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fake_server
@@ -73,6 +75,41 @@ def test_a_dead_server_is_passed_over(
     assert {part.server for part in answer.parts} == {server}
 
 
+@pytest.mark.parametrize("end", [ServerProcess.stop, ServerProcess.kill])
+def test_nothing_is_lost_when_a_server_goes(
+    server: str, rng: np.random.Generator, end: Callable[[ServerProcess], None]
+) -> None:
+    doomed = ServerProcess()
+    client = Client([doomed.address, server], timeout=120)
+    small, large = draw(rng, 1, 2, 200, 64), draw(rng, 1, 4, 40_000, 64)
+    mask = rng.random((313, 625)) < 0.002
+    expected = [Client(server).attend(*small).out, Client(server).attend(*large, mask).out]
+    requests = [(small, None, expected[0]), (large, mask, expected[1])]
+    rounds, gone = threading.Semaphore(0), threading.Event()
+    wrong = []
+
+    def load() -> None:
+        while not gone.is_set():
+            for (q, k, v), blocks, right in requests:
+                if client.attend(q, k, v, blocks).out.tobytes() != right.tobytes():
+                    wrong.append(q.shape)
+            rounds.release()
+
+    with ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(load) for _ in range(2)]
+        try:
+            for _ in range(3):
+                assert rounds.acquire(timeout=60)
+            end(doomed)
+            for _ in range(3):
+                assert rounds.acquire(timeout=60)
+        finally:
+            gone.set()
+        for running in loads:
+            running.result()
+    assert not wrong
+
+
 def test_a_draining_server_is_asked_again(server: str, rng: np.random.Generator) -> None:
     q, k, v = draw(rng, 1, 1, 64, 64)
     real = grpc.insecure_channel(server).unary_unary("/sage.v1.Attention/Attend")
@@ -97,6 +134,7 @@ def test_a_draining_server_is_asked_again(server: str, rng: np.random.Generator)
     ("code", "attempts"),
     [
         (grpc.StatusCode.UNAVAILABLE, 3),
+        (grpc.StatusCode.CANCELLED, 3),  # not by this client
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 1),  # it does not say that waiting helps
         (grpc.StatusCode.INTERNAL, 1),
         (grpc.StatusCode.FAILED_PRECONDITION, 1),
