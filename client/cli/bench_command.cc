@@ -31,7 +31,8 @@ namespace {
 struct BenchOptions {
   ServerOptions server;
   BenchGrid grid;
-  std::vector<std::string> causal;  // "no", "yes"
+  std::vector<std::string> causal;    // "no", "yes"
+  std::vector<std::string> resident;  // likewise
   MeasureOptions measure;
   ReportPath json;
   ReportPath csv;
@@ -97,7 +98,7 @@ absl::StatusOr<std::vector<Measurement>> MeasureAll(Client* client, const BenchO
 int Judge(const std::vector<Measurement>& measurements) {
   int exit_code = kSuccess;
   for (const Measurement& measurement : measurements) {
-    const std::string name = absl::StrFormat("%s %s %s", ShapeName(measurement.problem),
+    const std::string name = absl::StrFormat("%s %s %s", measurement.name(),
                                              std::string(Name(measurement.problem.precision)),
                                              measurement.generated.mask_name());
     if (!measurement.status.ok()) {
@@ -136,7 +137,7 @@ int RunBench(const BenchOptions& options) {
       MeasureAll(client->get(), options, Cases(options.grid));
   if (!measurements.ok()) return RefuseUsage(measurements.status());
 
-  const BenchRun run = {.target = options.server.target,
+  const BenchRun run = {.target = (*client)->options().target,
                         .server = *std::move(info),
                         .options = options.measure,
                         .seed = options.grid.seed,
@@ -179,10 +180,19 @@ void AddGridOptions(CLI::App* command, BenchOptions* options) {
       ->group(group);
   AddPrecisionOption(command, &grid->precisions);
   command->get_option("--precision")->group(group);
-  add("--causal", &options->causal, "no, yes or both: no,yes; without a value: yes [no]")
-      ->check(CLI::IsMember({"no", "yes"}))
-      ->expected(0, 2)
-      ->default_str("yes");
+  const auto add_choice = [&](const char* name, std::vector<std::string>* words, const char* help) {
+    add(name, words, help)
+        ->check(CLI::IsMember({"no", "yes"}).description(""))
+        ->type_name("no|yes")
+        ->expected(0, 2)
+        ->default_str("yes");
+  };
+  add_choice(
+      "--causal", &options->causal,
+      "Query i sees keys j <= i only; both are measured for no,yes; without a value: yes [no]");
+  add_choice(
+      "--resident", &options->resident,
+      "Put K and V at the server first, as for many requests over the same keys; likewise [no]");
   AddDTypeOption(command, &grid->dtypes);
   command->get_option("--dtype")->group(group);
   AddLayoutOption(command, &grid->layout);
@@ -219,14 +229,17 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
       "Examples:\n"
       "  sagectl bench --seqlen 1024,4096,16384 --sparsity 0,0.5,0.75 --plot figures\n"
       "  sagectl bench --heads 32 --head-dim 64,128 --precision qk_int8_pv_fp16,fp16 \\\n"
-      "                --causal no,yes --verify --json before.json\n"
+      "                --causal no,yes --resident no,yes --verify --json before.json\n"
       "  sagectl bench --pattern sliding_window:8,0 --pattern sink_window:2,8 --compare "
       "before.json");
   command->callback([options, exit_code] {
-    if (!options->causal.empty()) {
-      options->grid.causal.clear();
-      for (const std::string& word : options->causal) options->grid.causal.push_back(word == "yes");
-    }
+    const auto choose = [](const std::vector<std::string>& words, std::vector<bool>* values) {
+      if (words.empty()) return;
+      values->clear();
+      for (const std::string& word : words) values->push_back(word == "yes");
+    };
+    choose(options->causal, &options->grid.causal);
+    choose(options->resident, &options->grid.resident_kv);
     *exit_code = RunBench(*options);
   });
 }

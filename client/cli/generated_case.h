@@ -17,6 +17,7 @@ struct GeneratedCase {
   std::string pattern;  // empty: the random mask of shape.density
   bool is_causal = false;
   Precision precision = Precision::kQkInt8PvFp16;
+  bool resident_kv = false;  // K and V are put at the server once, before the requests
 
   ProblemOptions problem_options() const;
   // "sparsity 0.5", or the pattern.

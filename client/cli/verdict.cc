@@ -51,9 +51,11 @@ void Judge(Verdict* verdict) {
 
 absl::StatusOr<Verdict> Verify(Client* client, const ProblemInputs& inputs,
                                std::optional<double> limit, std::uint64_t seed,
+                               const ResidentKv* resident,
                                std::function<void(std::int64_t, std::int64_t)> on_unit_done) {
   AttendRequest request = MakeRequest(inputs);
   request.problem.return_lse = true;
+  if (resident != nullptr) resident->Use(&request);
   const AttentionProblem& problem = request.problem;
   // NaN in every dtype, so that what the server leaves out shows.
   std::vector<std::byte> out(problem.q_elements() * SizeOf(problem.output_dtype), std::byte{0xff});

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "client/cli/comparison.h"
 #include "client/cli/problem_inputs.h"
+#include "client/cli/resident_kv.h"
 #include "client/client.h"
 #include "nlohmann/json.hpp"
 
@@ -28,9 +29,11 @@ struct Verdict {
 
 // Sends `inputs`, whose tensors hold elements of problem.dtype, asking for lse too, and judges the
 // answer; `seed` draws the rows that are looked at. `limit` absent: that of the precision for
-// N(0,1)-like data. Errors are those of the call; a wrong answer is none.
+// N(0,1)-like data. `resident`, where given, are K and V of `inputs`. Errors are those of the call;
+// a wrong answer is none.
 absl::StatusOr<Verdict> Verify(
     Client* client, const ProblemInputs& inputs, std::optional<double> limit, std::uint64_t seed,
+    const ResidentKv* resident = nullptr,
     std::function<void(std::int64_t done, std::int64_t total)> on_unit_done = {});
 
 // The figures of the comparison and whether it passed; not the problem.

@@ -137,8 +137,8 @@ int RunVerify(const VerifyOptions& options) {
     for (const Precision precision : options.precisions) {
       inputs->problem.precision = precision;
       ProgressBar bar;
-      absl::StatusOr<Verdict> verdict =
-          Verify(client->get(), *inputs, options.limit, options.shape.seed, bar.UnitProgress());
+      absl::StatusOr<Verdict> verdict = Verify(client->get(), *inputs, options.limit,
+                                               options.shape.seed, nullptr, bar.UnitProgress());
       if (!verdict.ok()) return Fail(verdict.status());
       verdicts.push_back(*std::move(verdict));
     }

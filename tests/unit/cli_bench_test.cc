@@ -53,9 +53,10 @@ TEST(GridTest, CombinesEverythingOnce) {
   grid.sparsities = {0, 0.5};
   grid.patterns = {"band:0,1"};
   grid.causal = {false, true};
+  grid.resident_kv = {false, true};
   grid.precisions = {Precision::kQkInt8PvFp16, Precision::kFp16};
   const std::vector<GeneratedCase> cases = Cases(grid);
-  EXPECT_EQ(cases.size(), 2U * 2 * 2 * 2 * 3 * 2 * 2);
+  EXPECT_EQ(cases.size(), 2U * 2 * 2 * 2 * 3 * 2 * 2 * 2);
   std::set<std::string> names;
   int changes_of_tensors = 0;
   for (std::size_t i = 0; i < cases.size(); ++i) {
@@ -63,7 +64,8 @@ TEST(GridTest, CombinesEverythingOnce) {
     EXPECT_EQ(c.shape.num_heads_kv, 2);
     std::ostringstream name;
     name << c.shape.batch << ' ' << c.shape.seqlen_q << ' ' << c.shape.head_dim << ' '
-         << Name(c.dtype) << ' ' << c.mask_name() << ' ' << c.is_causal << ' ' << Name(c.precision);
+         << Name(c.dtype) << ' ' << c.mask_name() << ' ' << c.is_causal << ' ' << Name(c.precision)
+         << ' ' << c.resident_kv;
     names.insert(name.str());
     if (i > 0 && !c.SameTensors(cases[i - 1])) ++changes_of_tensors;
   }

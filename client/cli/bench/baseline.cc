@@ -17,7 +17,8 @@ using Json = nlohmann::ordered_json;
 
 // What makes two cases the same.
 std::string Key(const Json& entry) {
-  std::string key = entry.at("mask").get<std::string>();
+  std::string key = absl::StrCat(entry.at("mask").get<std::string>(), " ",
+                                 entry.at("resident_kv").get<bool>() ? "resident" : "");
   const Json problem = ProblemJson({});
   for (const auto& [name, value] : problem.items()) {
     absl::StrAppend(&key, " ", entry.at(name).dump());
@@ -61,7 +62,7 @@ std::string ShapeText(const Json& entry) {
   problem.is_causal = entry.at("is_causal").get<bool>();
   problem.dtype = ParseDType(entry.at("dtype").get<std::string>()).value_or(DType::kFloat16);
   problem.layout = ParseLayout(entry.at("layout").get<std::string>()).value_or(Layout::kHnd);
-  return ShapeName(problem);
+  return ShapeName(problem) + (entry.at("resident_kv").get<bool>() ? " resident" : "");
 }
 
 }  // namespace

@@ -9,9 +9,12 @@ void AppendVariants(const BenchGrid& grid, const GeneratedCase& base,
   const auto append = [&](const GeneratedCase& masked) {
     for (const bool is_causal : grid.causal) {
       for (const Precision precision : grid.precisions) {
-        GeneratedCase& added = cases->emplace_back(masked);
-        added.is_causal = is_causal;
-        added.precision = precision;
+        for (const bool resident_kv : grid.resident_kv) {
+          GeneratedCase& added = cases->emplace_back(masked);
+          added.is_causal = is_causal;
+          added.precision = precision;
+          added.resident_kv = resident_kv;
+        }
       }
     }
   };

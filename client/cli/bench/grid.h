@@ -23,6 +23,7 @@ struct BenchGrid {
   std::vector<double> sparsities;     // shares of skipped blocks in random masks, in [0, 1)
   std::vector<std::string> patterns;  // of block masks, as ParseMaskPattern() takes them
   std::vector<bool> causal = {false};
+  std::vector<bool> resident_kv = {false};
   std::vector<Precision> precisions = {Precision::kQkInt8PvFp16};
   std::uint64_t seed = 0;
 };

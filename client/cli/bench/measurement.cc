@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstddef>
 
+#include "client/cli/problem_text.h"
+#include "client/cli/resident_kv.h"
 #include "client/cli/stage_times.h"
 
 namespace sage::cli {
@@ -22,6 +24,10 @@ Spread Summarize(std::vector<double> values) {
           .q3 = quantile(0.75),
           .min = values.front(),
           .max = values.back()};
+}
+
+std::string Measurement::name() const {
+  return ShapeName(problem) + (generated.resident_kv ? " resident" : "");
 }
 
 const Spread& Measurement::stage(const std::string& name) const {
@@ -46,6 +52,16 @@ Measurement Measure(Client* client, const GeneratedCase& generated, const Proble
   measurement.generated = generated;
   measurement.problem = inputs.problem;
   AttendRequest request = MakeRequest(inputs);
+  std::optional<ResidentKv> resident;
+  if (generated.resident_kv) {
+    absl::StatusOr<ResidentKv> put = ResidentKv::Put(client, inputs);
+    if (!put.ok()) {
+      measurement.status = put.status();
+      return measurement;
+    }
+    resident = *std::move(put);
+    resident->Use(&request);
+  }
   std::vector<std::byte> out(inputs.problem.q_elements() * SizeOf(inputs.problem.output_dtype));
   request.out = out.data();
 
@@ -70,7 +86,8 @@ Measurement Measure(Client* client, const GeneratedCase& generated, const Proble
     measurement.stages.emplace_back(names[i].name, Summarize(std::move(samples[i])));
   }
   if (options.verify) {
-    absl::StatusOr<Verdict> verdict = Verify(client, inputs, std::nullopt, generated.shape.seed);
+    absl::StatusOr<Verdict> verdict =
+        Verify(client, inputs, std::nullopt, generated.shape.seed, resident ? &*resident : nullptr);
     call_done();
     if (verdict.ok()) {
       measurement.verdict = *std::move(verdict);

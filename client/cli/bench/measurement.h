@@ -41,6 +41,8 @@ struct Measurement {
   std::vector<std::pair<std::string, Spread>> stages;
   std::optional<Verdict> verdict;  // where asked for
 
+  // ShapeName(), and whether K and V are resident.
+  std::string name() const;
   // `stage` is one of StageTimes()' names.
   const Spread& stage(const std::string& name) const;
   // Effective operations over the median of the kernels' time and of the call's: 1e12/s.
@@ -59,7 +61,8 @@ struct MeasureOptions {
   bool verify = false;
 };
 
-// Sends `inputs`, one call after the other. `call_done` is called after each call, warm-up and
+// Sends `inputs`, one call after the other, K and V once before where they are to be resident.
+// `call_done` is called after each call, warm-up and
 // verification included.
 Measurement Measure(Client* client, const GeneratedCase& generated, const ProblemInputs& inputs,
                     const MeasureOptions& options, const std::function<void()>& call_done);

@@ -18,13 +18,15 @@ namespace {
 
 using Group = std::vector<const Measurement*>;
 
-std::string GroupName(const AttentionProblem& problem) {
+std::string GroupName(const Measurement& measurement) {
+  const AttentionProblem& problem = measurement.problem;
   std::string heads = absl::StrCat("H", problem.num_heads_q);
   if (problem.num_heads_kv != problem.num_heads_q)
     absl::StrAppend(&heads, "/", problem.num_heads_kv);
   return absl::StrCat("B", problem.batch, " ", heads, " D", problem.head_dim, " ",
                       std::string(Name(problem.dtype)), " ", std::string(Name(problem.precision)),
-                      problem.is_causal ? " causal" : "");
+                      problem.is_causal ? " causal" : "",
+                      measurement.generated.resident_kv ? " resident" : "");
 }
 
 std::string TopsChart(const std::string& name, const Group& group) {
@@ -90,7 +92,7 @@ absl::Status WritePlots(const std::vector<Measurement>& measurements, const std:
   }
   std::map<std::string, Group> groups;
   for (const Measurement& measurement : measurements) {
-    if (measurement.status.ok()) groups[GroupName(measurement.problem)].push_back(&measurement);
+    if (measurement.status.ok()) groups[GroupName(measurement)].push_back(&measurement);
   }
   for (const auto& [name, group] : groups) {
     const std::string file = absl::StrReplaceAll(name, {{" ", "_"}, {"/", "-"}}) + ".svg";

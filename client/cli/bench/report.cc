@@ -21,7 +21,7 @@ std::string SpreadText(const Spread& spread) {
 }
 
 std::vector<std::string> CaseColumns(const Measurement& measurement) {
-  return {ShapeName(measurement.problem), std::string(Name(measurement.problem.precision)),
+  return {measurement.name(), std::string(Name(measurement.problem.precision)),
           measurement.generated.mask_name()};
 }
 
@@ -40,6 +40,7 @@ nlohmann::ordered_json SpreadJson(const Spread& spread) {
 nlohmann::ordered_json CaseJson(const Measurement& measurement) {
   nlohmann::ordered_json entry = ProblemJson(measurement.problem);
   entry["mask"] = measurement.generated.mask_name();
+  entry["resident_kv"] = measurement.generated.resident_kv;
   if (!measurement.status.ok()) {
     entry["error"] = {{"code", absl::StatusCodeToString(measurement.status.code())},
                       {"message", std::string(measurement.status.message())}};
@@ -121,8 +122,8 @@ std::string BenchCsv(const BenchRun& run) {
   const nlohmann::ordered_json problem = ProblemJson({});
   for (const auto& [name, value] : problem.items()) names.push_back(name);
   const std::size_t problem_columns = names.size();
-  Append({"mask", "error", "block_density", "bytes_in", "bytes_out", "kernel_tops", "call_tops",
-          "gb_per_second"},
+  Append({"mask", "resident_kv", "error", "block_density", "bytes_in", "bytes_out", "kernel_tops",
+          "call_tops", "gb_per_second"},
          &names);
   for (const StageTime& stage : StageTimes({})) {
     for (const char* figure : {"median", "q1", "q3", "min", "max"}) {
@@ -138,6 +139,7 @@ std::string BenchCsv(const BenchRun& run) {
       fields.push_back(value.is_string() ? value.get<std::string>() : value.dump());
     }
     fields.push_back(measurement.generated.mask_name());
+    fields.emplace_back(measurement.generated.resident_kv ? "true" : "false");
     if (measurement.status.ok()) {
       Append({"", CsvNumber(measurement.block_density), absl::StrCat(measurement.bytes_in),
               absl::StrCat(measurement.bytes_out), CsvNumber(measurement.kernel_tops()),

@@ -25,10 +25,11 @@ struct BenchRun {
 void PrintBenchTables(const BenchRun& run, std::ostream& out);
 
 // {"benchmark": "sagectl bench", "format": 1, "time", "server", "warmup", "repeat", "seed",
-//  "cases": [{the problem, "mask", "block_density", "bytes_in", "bytes_out", "kernel_tops",
+//  "cases": [{the problem, "mask", "resident_kv", "block_density", "bytes_in", "bytes_out",
+//  "kernel_tops",
 //             "call_tops", "gb_per_second", "seconds": {stage: {"median", "q1", "q3", "min",
-//             "max"}}, "verification": {...}} or {the problem, "mask", "error": {"code",
-//             "message"}}]}
+//             "max"}}, "verification": {...}} or {the problem, "mask", "resident_kv", "error":
+//             {"code", "message"}}]}
 nlohmann::ordered_json BenchJson(const BenchRun& run);
 
 // A line a case, after one of names; a case that failed has its error and no figures.
