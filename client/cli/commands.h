@@ -12,6 +12,8 @@ void AddVerifyCommand(CLI::App* app, int* exit_code);
 void AddBenchCommand(CLI::App* app, int* exit_code);
 void AddLoadCommand(CLI::App* app, int* exit_code);
 void AddMaskCommand(CLI::App* app, int* exit_code);
+void AddCompletionCommand(CLI::App* app, int* exit_code);
+void AddManCommand(CLI::App* app, int* exit_code);
 
 }  // namespace sage::cli
 

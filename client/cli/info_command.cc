@@ -89,7 +89,7 @@ int RunInfo(const InfoOptions& options) {
   absl::StatusOr<v1::Statistics> statistics = (*client)->GetStatistics();
   if (!statistics.ok()) return Fail(statistics.status());
   if (options.json) return PrintJson(*info, *statistics);
-  PrintText(options.server.target, *info, *statistics);
+  PrintText((*client)->options().target, *info, *statistics);
   return kSuccess;
 }
 

@@ -90,15 +90,15 @@ struct LoadServer {
 
 absl::StatusOr<std::vector<LoadServer>> ConnectAll(const ServersOptions& options) {
   std::vector<LoadServer> servers;
-  for (const std::string& target : options.targets) {
+  for (const std::string& name : options.servers) {
     LoadServer& server = servers.emplace_back();
-    server.target = target;
     for (int i = 0; i < options.connections; ++i) {
       absl::StatusOr<std::unique_ptr<Client>> client =
-          Connect({.target = target,
+          Connect({.server = name,
                    .connections = 1,  // no stripes, which the server counts as requests
                    .timeout_seconds = options.timeout_seconds});
       if (!client.ok()) return client.status();
+      server.target = (*client)->options().target;
       server.clients.push_back(*std::move(client));
     }
   }
@@ -294,7 +294,7 @@ int RunLoad(LoadOptions options) {
   const InterruptHandler handler;
   ClientEnvironment environment(std::move(clients), &*inputs, options.seed, &interrupted);
   LoadTest test(*servers, &environment, std::move(goals));
-  test.run().targets = options.servers.targets;
+  for (const LoadServer& server : *servers) test.run().targets.push_back(server.target);
   test.run().connections = options.servers.connections;
   test.run().mix = *std::move(mix);
   if (!test.run().goals.empty()) {
@@ -371,6 +371,7 @@ void AddScheduleOptions(CLI::App* command, LoadOptions* options) {
                       std::map<std::string, ArrivalKind>{{"poisson", ArrivalKind::kPoisson},
                                                          {"constant", ArrivalKind::kConstant}})
                       .description(""))
+      ->type_name("poisson|constant")
       ->group(group);
   command
       ->add_option("--slo", options->goals,

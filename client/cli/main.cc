@@ -17,7 +17,14 @@ int Run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   app.footer(
       "Exit status: 0 success; 1 failed request or failed verification; 2 bad usage.\n"
-      "The server is --server, else $SAGE_SERVER, else 127.0.0.1:50051.\n"
+      "The server is --server, else $SAGE_SERVER, else the default of the configuration file, "
+      "else\n"
+      "127.0.0.1:50051. That file, ~/.config/sagectl/config.toml or $SAGE_CONFIG, gives servers "
+      "names:\n"
+      "  default = \"lab\"\n"
+      "  [server.lab]\n"
+      "  target = \"10.0.0.5:50051\"\n"
+      "  timeout = 30\n"
       "'sagectl COMMAND --help' shows a command's options and examples.");
 
   int exit_code = kSuccess;
@@ -27,6 +34,8 @@ int Run(int argc, char** argv) {
   AddBenchCommand(&app, &exit_code);
   AddLoadCommand(&app, &exit_code);
   AddMaskCommand(&app, &exit_code);
+  AddCompletionCommand(&app, &exit_code);
+  AddManCommand(&app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

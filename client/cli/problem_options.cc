@@ -3,21 +3,28 @@
 #include <map>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "client/cli/mask_pattern_option.h"
 
 namespace sage::cli {
 namespace {
 
-// CLI11's transformer from names to values; a value that is no name is refused with all of them.
+// Makes the option take names, any case; a value that is no name is refused with all of them.
 template <typename Enum>
-CLI::Validator ByName(std::initializer_list<Enum> values) {
+void TakeNames(CLI::Option* option, std::initializer_list<Enum> values) {
   std::map<std::string, Enum> names;
-  for (const Enum value : values) names.emplace(std::string(Name(value)), value);
-  return CLI::CheckedTransformer(names, CLI::ignore_case).description("");
+  std::string type;
+  for (const Enum value : values) {
+    const std::string name(Name(value));
+    names.emplace(name, value);
+    absl::StrAppend(&type, type.empty() ? "" : "|", name);
+  }
+  option->transform(CLI::CheckedTransformer(names, CLI::ignore_case).description(""))
+      ->type_name(type);
 }
 
-CLI::Validator PrecisionByName() {
-  return ByName({Precision::kQkInt8PvFp16, Precision::kQkInt8PvFp8, Precision::kFp16});
+void TakePrecisions(CLI::Option* option) {
+  TakeNames(option, {Precision::kQkInt8PvFp16, Precision::kQkInt8PvFp8, Precision::kFp16});
 }
 
 constexpr char kPrecisionHelp[] = "qk_int8_pv_fp16, qk_int8_pv_fp8 or fp16 [qk_int8_pv_fp16]";
@@ -47,14 +54,13 @@ void AddProblemOptions(CLI::App* command, ProblemOptions* options) {
   command->add_flag("--causal", options->is_causal,
                     "Query i sees keys j <= i + Sk - Sq only, also within blocks");
   AddLayoutOption(command, &options->layout);
-  command
-      ->add_option("--dtype", options->dtype,
-                   "fp16 or bf16: of generated inputs, and what float32 files are sent as [fp16]")
-      ->transform(ByName({DType::kFloat16, DType::kBFloat16}));
-  command
-      ->add_option("--output-dtype", options->output_dtype,
-                   "fp16, bf16 or fp32 [that of the inputs]")
-      ->transform(ByName({DType::kFloat16, DType::kBFloat16, DType::kFloat32}));
+  TakeNames(command->add_option(
+                "--dtype", options->dtype,
+                "fp16 or bf16: of generated inputs, and what float32 files are sent as [fp16]"),
+            {DType::kFloat16, DType::kBFloat16});
+  TakeNames(command->add_option("--output-dtype", options->output_dtype,
+                                "fp16, bf16 or fp32 [that of the inputs]"),
+            {DType::kFloat16, DType::kBFloat16, DType::kFloat32});
   command->add_option("--scale", options->softmax_scale, "Multiplies q k^T [D^-0.5]");
   command
       ->add_option("--seqlens-q", options->seqlens_q,
@@ -76,31 +82,30 @@ absl::Status CheckPrecision(const ProblemOptions& options, Precision precision) 
 }
 
 void AddLayoutOption(CLI::App* command, Layout* layout) {
-  command->add_option("--layout", *layout, "HND [B,H,S,D] or NHD [B,S,H,D] [HND]")
-      ->transform(ByName({Layout::kHnd, Layout::kNhd}));
+  TakeNames(command->add_option("--layout", *layout, "HND [B,H,S,D] or NHD [B,S,H,D] [HND]"),
+            {Layout::kHnd, Layout::kNhd});
 }
 
 void AddDTypeOption(CLI::App* command, DType* dtype) {
-  command->add_option("--dtype", *dtype, "fp16 or bf16 [fp16]")
-      ->transform(ByName({DType::kFloat16, DType::kBFloat16}));
+  TakeNames(command->add_option("--dtype", *dtype, "fp16 or bf16 [fp16]"),
+            {DType::kFloat16, DType::kBFloat16});
 }
 
 void AddDTypeOption(CLI::App* command, std::vector<DType>* dtypes) {
-  command->add_option("--dtype", *dtypes, "fp16 or bf16 [fp16]")
-      ->delimiter(',')
-      ->transform(ByName({DType::kFloat16, DType::kBFloat16}));
+  TakeNames(command->add_option("--dtype", *dtypes, "fp16 or bf16 [fp16]")->delimiter(','),
+            {DType::kFloat16, DType::kBFloat16});
 }
 
 void AddPrecisionOption(CLI::App* command, Precision* precision) {
-  command->add_option("--precision", *precision, kPrecisionHelp)->transform(PrecisionByName());
+  TakePrecisions(command->add_option("--precision", *precision, kPrecisionHelp));
 }
 
 void AddPrecisionOption(CLI::App* command, std::vector<Precision>* precisions) {
-  command
-      ->add_option("--precision", *precisions,
-                   std::string(kPrecisionHelp) + "; several, comma-separated, give a row each")
-      ->delimiter(',')
-      ->transform(PrecisionByName());
+  TakePrecisions(
+      command
+          ->add_option("--precision", *precisions,
+                       std::string(kPrecisionHelp) + "; several, comma-separated, give a row each")
+          ->delimiter(','));
 }
 
 }  // namespace sage::cli

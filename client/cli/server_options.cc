@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "CLI/CLI.hpp"
+#include "client/cli/server_directory.h"
 
 namespace sage::cli {
 
@@ -16,9 +17,11 @@ void AddTimeout(CLI::App* command, double* seconds) {
 }  // namespace
 
 void AddServerOptions(CLI::App* command, ServerOptions* options) {
-  command->add_option("--server", options->target, "HOST:PORT, or unix:/PATH of a socket")
-      ->envname("SAGE_SERVER")
-      ->capture_default_str();
+  command
+      ->add_option("--server", options->server,
+                   "HOST:PORT, unix:/PATH of a socket, or a name of the configuration file "
+                   "[127.0.0.1:50051]")
+      ->envname("SAGE_SERVER");
   command
       ->add_option("--connections", options->connections,
                    "Connections that large requests are striped over, 1 to 16")
@@ -29,11 +32,12 @@ void AddServerOptions(CLI::App* command, ServerOptions* options) {
 
 void AddServersOptions(CLI::App* command, ServersOptions* options) {
   command
-      ->add_option("--server", options->targets,
-                   "HOST:PORT, or unix:/PATH of a socket; several, comma-separated, take turns")
+      ->add_option(
+          "--server", options->servers,
+          "HOST:PORT, unix:/PATH of a socket, or a name of the configuration file; several, "
+          "comma-separated, take turns [127.0.0.1:50051]")
       ->delimiter(',')
-      ->envname("SAGE_SERVER")
-      ->capture_default_str();
+      ->envname("SAGE_SERVER");
   command
       ->add_option("--connections", options->connections,
                    "Connections to each server, which take turns; a request travels on one of them")
@@ -43,10 +47,14 @@ void AddServersOptions(CLI::App* command, ServersOptions* options) {
 }
 
 absl::StatusOr<std::unique_ptr<Client>> Connect(const ServerOptions& options) {
+  absl::StatusOr<KnownServer> server = FindServer(options.server);
+  if (!server.ok()) return server.status();
   ClientOptions client;
-  client.target = options.target;
+  client.target = std::move(server->target);
   client.connections = options.connections;
-  if (options.timeout_seconds > 0) client.default_timeout = absl::Seconds(options.timeout_seconds);
+  const double timeout_seconds =
+      options.timeout_seconds > 0 ? options.timeout_seconds : server->timeout_seconds;
+  if (timeout_seconds > 0) client.default_timeout = absl::Seconds(timeout_seconds);
   return Client::Connect(std::move(client));
 }
 

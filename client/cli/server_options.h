@@ -13,16 +13,16 @@
 namespace sage::cli {
 
 struct ServerOptions {
-  std::string target = ClientOptions{}.target;
+  std::string server;  // as FindServer() takes it
   int connections = ClientOptions{}.connections;
-  double timeout_seconds = 0;  // 0: none
+  double timeout_seconds = 0;  // 0: what the configuration file says, or none
 };
 
 // Several servers, and several connections to each.
 struct ServersOptions {
-  std::vector<std::string> targets = {ClientOptions{}.target};
+  std::vector<std::string> servers = {""};
   int connections = 1;
-  double timeout_seconds = 0;  // 0: none
+  double timeout_seconds = 0;
 };
 
 void AddServerOptions(CLI::App* command, ServerOptions* options);

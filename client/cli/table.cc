@@ -1,13 +1,30 @@
 #include "client/cli/table.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
+#include <iostream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
+#include "client/cli/terminal.h"
 
 namespace sage::cli {
 
+namespace {
+
+// Verdicts stand out.
+Tone ToneOf(const std::string& cell) {
+  if (cell == "FAILED" || cell == "missed" || absl::EndsWith(cell, " slower")) return Tone::kBad;
+  if (cell == "ok" || cell == "held" || absl::EndsWith(cell, " faster")) return Tone::kGood;
+  return Tone::kPlain;
+}
+
+}  // namespace
+
 void PrintTable(const std::vector<std::vector<std::string>>& rows, std::ostream& out) {
+  const bool colours = &out == &std::cout && ColoursOn(STDOUT_FILENO);
   std::vector<std::size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
@@ -19,7 +36,8 @@ void PrintTable(const std::vector<std::vector<std::string>>& rows, std::ostream&
       if (i == 0) {
         out << row[i] << (row.size() > 1 ? padding : "");
       } else {
-        out << "  " << padding << row[i];
+        out << "  " << padding
+            << Paint(row[i], &row == rows.data() ? Tone::kPlain : ToneOf(row[i]), colours);
       }
     }
     out << '\n';

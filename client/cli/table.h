@@ -8,7 +8,9 @@
 
 namespace sage::cli {
 
-// Rows of equal length; the first column is flush left, all others flush right.
+// Rows of equal length; the first column is flush left, all others flush right. Verdicts
+// (ok, FAILED, ...) are coloured where `out` is std::cout and that a terminal; never in the first
+// row, which has names.
 void PrintTable(const std::vector<std::vector<std::string>>& rows, std::ostream& out);
 
 // "12.3 MiB"

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "client/io/tensor_file.h"
@@ -43,8 +44,15 @@ class SagectlTest : public ServerFixture {
 
   // Runs sagectl, which finds the server through the environment.
   Outcome Run(const std::vector<std::string>& arguments) const {
-    ChildProcess child(SAGECTL_PROGRAM, arguments,
-                       std::vector<std::string>{"SAGE_SERVER=" + server_target_, "LC_ALL=C.UTF-8"});
+    return RunWith({"SAGE_SERVER=" + server_target_}, arguments);
+  }
+
+  // Runs it with these variables of the environment alone, and a locale.
+  static Outcome RunWith(std::vector<std::string> environment,
+                         const std::vector<std::string>& arguments,
+                         const std::string& program = SAGECTL_PROGRAM) {
+    environment.emplace_back("LC_ALL=C.UTF-8");
+    ChildProcess child(program, arguments, std::move(environment));
     const int exit_code = child.Wait().value_or(-1);
     return {exit_code, child.out(), child.err()};
   }
@@ -265,10 +273,10 @@ TEST_F(SagectlTest, VerifyFailsOnACorruptedAnswer) {
 
 TEST_F(SagectlWithServerTest, MeasuresAGrid) {
   const std::vector<std::string> grid = {
-      "bench",      "--seqlen", "100,200",   "--head-dim",    "64",       "--sparsity", "0,0.5",
-      "--pattern",  "band:0,1", "--pattern", "strided:2,0,1", "--causal", "no,yes",     "--dtype",
-      "bf16,fp16",  "--repeat", "2",         "--warmup",      "1",        "--heads",    "4",
-      "--kv-heads", "2"};
+      "bench",      "--seqlen", "100,200",    "--head-dim",    "64",       "--sparsity", "0,0.5",
+      "--pattern",  "band:0,1", "--pattern",  "strided:2,0,1", "--causal", "no,yes",     "--dtype",
+      "bf16,fp16",  "--repeat", "2",          "--warmup",      "1",        "--heads",    "4",
+      "--kv-heads", "2",        "--resident", "no,yes"};
   std::vector<std::string> files = grid;
   files.insert(files.end(), {"--verify", "--json", Path("run.json"), "--csv", Path("run.csv"),
                              "--plot", Path("figures")});
@@ -278,17 +286,18 @@ TEST_F(SagectlWithServerTest, MeasuresAGrid) {
   EXPECT_THAT(run.out, AllOf(HasSubstr("B1 H4/2 S200 D64 bf16 HND causal"), HasSubstr("band:0,1"),
                              HasSubstr("kernel TOPS"), Not(HasSubstr("FAILED"))));
   const auto json = nlohmann::json::parse(ReadFile(Path("run.json")));
-  ASSERT_EQ(json.at("cases").size(), 2U * 4 * 2 * 2);
+  ASSERT_EQ(json.at("cases").size(), 2U * 4 * 2 * 2 * 2);
   for (const auto& entry : json["cases"]) {
     EXPECT_TRUE(entry.at("verification").at("passed")) << entry;
     EXPECT_GE(entry.at("seconds").at("wall").at("min"), entry["seconds"]["kernel"].at("min"));
     EXPECT_GT(entry.at("kernel_tops"), 0);
-    EXPECT_EQ(entry.at("bytes_in"), (4 + 2 + 2) * entry["seqlen_q"].get<int>() * 64 * 2);
+    const int heads_sent = entry.at("resident_kv") ? 4 : 4 + 2 + 2;
+    EXPECT_EQ(entry.at("bytes_in"), heads_sent * entry["seqlen_q"].get<int>() * 64 * 2);
   }
   EXPECT_TRUE(
       IsWellFormedXml(ReadFile(Path("figures/tops_B1_H4-2_D64_fp16_qk_int8_pv_fp16_causal.svg"))));
   const std::string csv = ReadFile(Path("run.csv"));
-  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 33);
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 65);
 
   std::vector<std::string> again = grid;
   again.insert(again.end(), {"--compare", Path("run.json")});
@@ -296,7 +305,7 @@ TEST_F(SagectlWithServerTest, MeasuresAGrid) {
   again = grid;
   again.emplace_back("--json");
   const Outcome piped = Run(again);
-  EXPECT_EQ(nlohmann::json::parse(piped.out).at("cases").size(), 32U);
+  EXPECT_EQ(nlohmann::json::parse(piped.out).at("cases").size(), 64U);
 }
 
 TEST_F(SagectlTest, BenchReportsRefusalsAndWrongAnswers) {
@@ -508,6 +517,81 @@ TEST_F(SagectlWithServerTest, RefusesBadUsageWithAReason) {
   }
   EXPECT_EQ(Run({"--help"}).exit_code, 0);
   EXPECT_THAT(Run({"attend", "--help"}).out, HasSubstr("Examples:"));
+}
+
+TEST_F(SagectlWithServerTest, KnowsServersByName) {
+  std::filesystem::create_directories(Path("sagectl"));
+  const std::string config = Path("sagectl/config.toml");
+  std::ofstream(config) << "default = \"lab\"\n[server.lab]\ntarget = \"" << target()
+                        << "\"\ntimeout = 30\n[server.away]\ntarget = \"127.0.0.1:1\"\n";
+  const std::string home = "XDG_CONFIG_HOME=" + Path("");
+  EXPECT_THAT(RunWith({home}, {"info"}).out, HasSubstr(target()));
+  EXPECT_THAT(RunWith({"SAGE_CONFIG=" + config}, {"info", "--server", "lab"}).out,
+              HasSubstr(target()));
+  EXPECT_EQ(RunWith({home}, {"load", "--server", "lab,lab", "--count", "2", "--seqlen", "64",
+                             "--concurrency", "1"})
+                .exit_code,
+            0);
+  // The flag wins over the environment, the environment over the file.
+  EXPECT_THAT(RunWith({home, "SAGE_SERVER=away"}, {"info"}).err, HasSubstr("127.0.0.1:1"));
+  EXPECT_EQ(RunWith({home, "SAGE_SERVER=away"}, {"info", "--server", target()}).exit_code, 0);
+
+  const struct {
+    const char* content;
+    const char* message;
+  } kCases[] = {
+      {"", "no server 'home': give HOST:PORT"},
+      {"[server.lab]\ntarget = \"a:1\"\n", "which has lab"},
+      {"[server.lab]\ntarget = \"a\"\n", "config.toml:2: target: must be HOST:PORT"},
+      {"[server.lab]\ntarget = 5\n", "config.toml:2: target: must be a string"},
+      {"[server.lab]\ntarget = \"a:1\"\nport = 5\n", "config.toml:3: unknown key 'port'"},
+      {"server = 5\n", "must be tables, each under [server.NAME]"},
+      {"[server", "config.toml:1"},
+  };
+  for (const auto& test : kCases) {
+    std::ofstream(config) << test.content;
+    const Outcome outcome = RunWith({home}, {"info", "--server", "home"});
+    EXPECT_EQ(outcome.exit_code, 2) << test.content;
+    EXPECT_THAT(outcome.err, HasSubstr(test.message));
+  }
+  EXPECT_THAT(RunWith({"SAGE_CONFIG=" + Path("missing")}, {"info"}).err,
+              HasSubstr("there is no such file"));
+}
+
+TEST_F(SagectlTest, CompletesCommandsOptionsAndValues) {
+  const Outcome script = Run({"completion", "bash"});
+  ASSERT_EQ(script.exit_code, 0);
+  std::ofstream(Path("completion")) << script.out;
+  const auto completed = [&](const std::string& words) {
+    const Outcome outcome =
+        RunWith({},
+                {"-c", "source " + Path("completion") + "; COMP_WORDS=(" + words +
+                           "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _sagectl; "
+                           "echo \"${COMPREPLY[*]}\""},
+                "/bin/bash");
+    EXPECT_EQ(outcome.err, "");
+    return outcome.out;
+  };
+  EXPECT_EQ(completed("sagectl be"), "bench\n");
+  EXPECT_EQ(completed("sagectl mask con"), "convert\n");
+  EXPECT_EQ(completed("sagectl bench --pre"), "--precision\n");
+  EXPECT_EQ(completed("sagectl bench --precision qk"), "qk_int8_pv_fp16 qk_int8_pv_fp8\n");
+  EXPECT_EQ(completed("sagectl load --seqlen 5 --arrivals ''"), "poisson constant\n");
+  EXPECT_EQ(completed("sagectl completion z"), "zsh\n");
+  EXPECT_EQ(completed("sagectl attend --q fi"), "\n");  // file names are left to bash
+  EXPECT_THAT(Run({"completion", "zsh"}).out, HasSubstr("bashcompinit"));
+  EXPECT_EQ(Run({"completion", "fish"}).exit_code, 2);
+}
+
+TEST_F(SagectlTest, PrintsManualPages) {
+  const std::string page = Run({"man", "bench"}).out;
+  EXPECT_THAT(page, AllOf(HasSubstr(".TH SAGECTL-BENCH 1"), HasSubstr("\\fB\\-\\-sparsity\\fR"),
+                          HasSubstr(".SH GRID"), HasSubstr("Examples:")));
+  EXPECT_THAT(Run({"man", "mask", "make"}).out, HasSubstr(".TH SAGECTL-MASK-MAKE 1"));
+  EXPECT_THAT(Run({"man"}).out, AllOf(HasSubstr(".SH COMMANDS"), HasSubstr("load")));
+  const Outcome unknown = Run({"man", "nonsense"});
+  EXPECT_EQ(unknown.exit_code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("there is no command 'sagectl nonsense'"));
 }
 
 TEST_F(SagectlTest, MakesConvertsAndShowsMasks) {

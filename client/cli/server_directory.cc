@@ -1,0 +1,74 @@
+#include "client/cli/server_directory.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/toml_reader.h"
+#include "client/client.h"
+
+namespace sage::cli {
+namespace {
+
+struct Config {
+  std::string default_server;
+  std::map<std::string, KnownServer> servers;
+};
+
+absl::StatusOr<Config> ReadConfig(const std::string& path) {
+  Config config;
+  if (path.empty()) return config;
+  // A file that the user names must be there.
+  if (std::getenv("SAGE_CONFIG") == nullptr && !std::filesystem::exists(path)) return config;
+  absl::StatusOr<TomlTable> file = TomlTable::Open(path);
+  if (!file.ok()) return absl::InvalidArgumentError(file.status().message());
+  file->Read("default", &config.default_server);
+  for (auto& [name, table] : file->NamedTables("server")) {
+    KnownServer& server = config.servers[name];
+    table.Read("target", &server.target);
+    table.Read("timeout", &server.timeout_seconds);
+    if (server.target.find(':') == std::string::npos) {
+      table.Refuse("target", "must be HOST:PORT or unix:/PATH");
+    }
+    if (server.timeout_seconds < 0) table.Refuse("timeout", "must not be negative");
+    if (absl::Status status = table.Finish(); !status.ok()) return status;
+  }
+  if (absl::Status status = file->Finish(); !status.ok()) return status;
+  return config;
+}
+
+}  // namespace
+
+std::string ConfigPath() {
+  if (const char* path = std::getenv("SAGE_CONFIG")) return path;
+  if (const char* folder = std::getenv("XDG_CONFIG_HOME"); folder != nullptr && *folder != '\0') {
+    return absl::StrCat(folder, "/sagectl/config.toml");
+  }
+  const char* home = std::getenv("HOME");
+  return home == nullptr ? "" : absl::StrCat(home, "/.config/sagectl/config.toml");
+}
+
+absl::StatusOr<KnownServer> FindServer(const std::string& text) {
+  if (text.find(':') != std::string::npos) return KnownServer{.target = text};
+  const std::string path = ConfigPath();
+  absl::StatusOr<Config> config = ReadConfig(path);
+  if (!config.ok()) return config.status();
+  const std::string& name = text.empty() ? config->default_server : text;
+  if (name.empty()) return KnownServer{.target = ClientOptions{}.target};
+  if (name.find(':') != std::string::npos) return KnownServer{.target = name};
+  const auto found = config->servers.find(name);
+  if (found != config->servers.end()) return found->second;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "no server '", name, "': give HOST:PORT, unix:/PATH or a name of ",
+      path.empty() ? "a file that $SAGE_CONFIG names" : path, ", which has ",
+      config->servers.empty()
+          ? "none"
+          : absl::StrJoin(config->servers, ", ", [](std::string* out, const auto& entry) {
+              absl::StrAppend(out, entry.first);
+            })));
+}
+
+}  // namespace sage::cli
