@@ -11,6 +11,7 @@ from .client import Client, ServerInfo
 from .dropin import sparse_sageattn
 from .errors import InvalidArgumentError, SageError, Violation
 from .masks import Band, Documents, SinkWindow, SlidingWindow, Strided
+from .merge import merge
 from .resident import KeyValues
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "SlidingWindow",
     "Strided",
     "Violation",
+    "merge",
     "sparse_sageattn",
 ]

@@ -89,7 +89,7 @@ def from_rpc(error: grpc.RpcError, server: str) -> SageError:
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidArgumentError(message, violations, server)
     if code == grpc.StatusCode.UNAVAILABLE and "failed to connect" in message.lower():
-        message = f"cannot reach {server}: {message}; is sage-server running?"
+        message = f"{message}; is sage-server running there?"
     return SageError(code, message, violations, retry_delay, server)
 
 

@@ -97,7 +97,7 @@ def pack_mask(mask: Array, problem: Problem) -> PackedMask:
         raise invalid(
             "mask_id.shape",
             list(values.shape),
-            f"[{problem.batch} or 1, {problem.num_heads_q} or 1, {right[0]}, {right[1]}], that is"
+            f"[1 or {problem.batch}, 1 or {problem.num_heads_q}, {right[0]}, {right[1]}], that is"
             f" ceil({problem.seqlen_q} / 128) by ceil({problem.seqlen_k} / 64) blocks;"
             " leading dimensions of 1 may be left out",
         )

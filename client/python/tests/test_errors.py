@@ -40,7 +40,7 @@ BAD = [
     # The floor of 300 / 128 by 500 / 64 is not enough.
     (
         {"mask_id": ones(2, 7)},
-        r"mask_id\.shape: got \[2, 7\], allowed \[2 or 1, 4 or 1, 3, 8\], "
+        r"mask_id\.shape: got \[2, 7\], allowed \[1 or 2, 1 or 4, 3, 8\], "
         r"that is ceil\(300 / 128\) by ceil\(500 / 64\)",
     ),
     ({"mask_id": ones(3, 3, 8)}, r"mask_id\.shape: got \[3, 3, 8\]"),
@@ -99,9 +99,7 @@ def test_servers_must_be_named(servers: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_server(unused_port: int) -> None:
     address = f"127.0.0.1:{unused_port}"
-    with pytest.raises(
-        SageError, match=f"cannot reach {address}.*is sage-server running"
-    ) as caught:
+    with pytest.raises(SageError, match=f"is sage-server running there.*{address}") as caught:
         Client(address, retries=0).attend(Q, K, K)
     assert caught.value.code == grpc.StatusCode.UNAVAILABLE
 

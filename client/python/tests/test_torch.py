@@ -95,6 +95,19 @@ def test_the_drop_in(server: str, device: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("seeded")
+def test_causal_alignment_beside_torchs_own(client: Client) -> None:
+    bias = pytest.importorskip("torch.nn.attention.bias")
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    q, k, v = (torch.randn(2, 4, length, 64) for length in (100, 300, 300))
+    exact = {"is_causal": True, "precision": "fp16"}
+    lower_right = sdpa(q, k, v, attn_mask=bias.causal_lower_right(100, 300))
+    assert relative_l2(client.attend(q, k, v, **exact).out, lower_right.double()) <= 0.002
+    top_left = sdpa(q, k, v, is_causal=True)
+    ours = client.attend(q, k, v, **exact, seqlens_k=[100] * 2).out
+    assert relative_l2(ours, top_left.double()) <= 0.002
+
+
+@pytest.mark.usefixtures("seeded")
 def test_gradients_are_refused_unless_they_are_off(client: Client) -> None:
     q, k, v = draw(1, 1, 64, 64, device="cpu")
     q.requires_grad_()
