@@ -86,13 +86,15 @@ def sdpa(backend):
 
 def flex_attention():
     flex = importlib.import_module("torch.nn.attention.flex_attention")
-    compiled = torch.compile(flex.flex_attention)
+    compiled = torch.compile(flex.flex_attention, dynamic=False)
+    torch._dynamo.config.recompile_limit = 100  # a compilation for every shape and kind of mask
+
+    def causal(b, h, q, k):
+        return q >= k
 
     def prepare(inputs, case):
         if case == CAUSAL:
-            mask = flex.create_block_mask(
-                lambda b, h, q, k: q >= k, None, None, inputs.seqlen, inputs.seqlen, device="cuda"
-            )
+            mask = flex.create_block_mask(causal, None, None, inputs.seqlen, inputs.seqlen, device="cuda")
         else:
             # Whole blocks alone: no list of partial ones.
             whole = inputs.listed_blocks(case, TILE).int()

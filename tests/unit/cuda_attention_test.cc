@@ -253,7 +253,9 @@ TEST_F(CudaAttentionTest, EnormousScoresSelectTheLargest) {
       }
       const PoisonedOutput output = RunProblem(*backend_, problem, data);
       const auto* const out = reinterpret_cast<const float*>(output.out.data());
-      for (std::int64_t i = 0; i < problem.q_elements(); ++i) ASSERT_NEAR(out[i], 2.0F, 1e-3);
+      // In e4m3 the even values lie 445.2 units from the mean, which are rounded to 448.
+      const double limit = precision == Precision::kQkInt8PvFp8 ? 0.03 : 1e-3;
+      for (std::int64_t i = 0; i < problem.q_elements(); ++i) ASSERT_NEAR(out[i], 2.0F, limit);
     }
   }
 }

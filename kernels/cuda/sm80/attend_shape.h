@@ -10,6 +10,12 @@ inline constexpr int kWarps = 4;
 inline constexpr int kThreads = kWarps * 32;
 static_assert(kThreads == kTileRows, "one thread a row where rows are set up");
 
+inline constexpr int kWarpRows = kTileRows / kWarps;  // two fragments of 16 rows
+inline constexpr int kFragmentRows = 16;
+inline constexpr int kFragments = kWarpRows / kFragmentRows;
+
+inline constexpr float kLog2E = 1.4426950408889634F;
+
 }  // namespace sage::cuda::sm80
 
 #endif  // SAGE_KERNELS_CUDA_SM80_ATTEND_SHAPE_H_
