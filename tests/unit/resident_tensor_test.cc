@@ -77,7 +77,7 @@ class ResidentTensorTest : public ::testing::TestWithParam<DeviceMemory> {
     holdings.device = *device_->memory().Reserve(SlabPool::RoundUp(spec.bytes()));
     holdings.slab = *device_->pool().Acquire(spec.bytes());
     std::memset(holdings.slab.data(), 0xff, spec.bytes());
-    std::memcpy(holdings.slab.data(), data.data(), data.size());
+    if (!data.empty()) std::memcpy(holdings.slab.data(), data.data(), data.size());
     const std::int64_t heads = KvHeadsPerUnit(spec.num_heads, spec.head_bytes(), kUnitBytes);
     return std::make_shared<ResidentTensor>(spec, *device_, heads, std::move(holdings));
   }
