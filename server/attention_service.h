@@ -28,6 +28,9 @@ struct Delivery {
   bool whole_entries = false;      // see JobSpec
 };
 
+// Largest message that a server takes.
+inline constexpr int kMaxMessageBytes = 8 << 20;
+
 // What calls need; everything outlives the service.
 struct AttentionCore {
   JobResources jobs;

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <memory>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -102,9 +103,8 @@ absl::Status ConnectionAcceptor::Listen(const std::string& address) {
   return absl::OkStatus();
 }
 
-void ConnectionAcceptor::Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> sink,
-                               std::uint64_t max_connections) {
-  sink_ = std::move(sink);
+void ConnectionAcceptor::Start(Handle handle, std::uint64_t max_connections) {
+  handle_ = std::move(handle);
   max_connections_ = max_connections;
   stop_event_ = FileDescriptor(eventfd(0, EFD_CLOEXEC));
   thread_ = std::thread([this] { Run(); });
@@ -161,10 +161,7 @@ void ConnectionAcceptor::Accept(int listener) {
     }
     open_[fd.get()] = status.st_ino;
   }
-  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
-  connection.listener_fd = listener;
-  connection.fd = fd.release();
-  sink_->HandleNewConnection(&connection);
+  handle_(listener, fd.release());
 }
 
 void ConnectionAcceptor::ForgetClosed() const {

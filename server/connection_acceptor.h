@@ -1,4 +1,4 @@
-// Accepts connections for a gRPC server, no more than a limit at a time.
+// Accepts connections for gRPC servers, no more than a limit at a time.
 //
 // gRPC has no limit of its own in the versions that we build with, so listening is done here and
 // accepted sockets are handed over. A connection past the limit is closed at once: its client sees
@@ -9,7 +9,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -19,7 +19,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "grpcpp/server_builder.h"
 
 namespace sage::server {
 
@@ -50,9 +49,10 @@ class ConnectionAcceptor {
   // read, UNAVAILABLE for one that cannot be bound.
   absl::Status Listen(const std::string& address);
 
-  // Hands accepted connections to `sink`, which outlives this object, until Stop().
-  void Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> sink,
-             std::uint64_t max_connections);
+  // Calls `handle`, on one thread, with each accepted connection, which it takes over, until
+  // Stop().
+  using Handle = std::function<void(int listener_fd, int fd)>;
+  void Start(Handle handle, std::uint64_t max_connections);
   void Stop();
 
   int port() const { return port_; }  // of the first TCP address, 0 where there is none
@@ -68,7 +68,7 @@ class ConnectionAcceptor {
   std::vector<std::string> unix_paths_;
   int port_ = 0;
   FileDescriptor stop_event_;
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> sink_;
+  Handle handle_;
   std::uint64_t max_connections_ = 0;
   std::thread thread_;
 

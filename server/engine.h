@@ -102,8 +102,8 @@ struct EngineOptions {
   // below this, so that a launch stays short enough to cancel between launches.
   double launch_operations = 4e8;
   int launch_units = 64;
-  // A unit that copies more than this, in and out, has a launch to itself: its copies are to overlap
-  // with the kernels of others, which is worth more than what a launch costs.
+  // A unit that copies more than this, in and out, has a launch to itself: its copies are to
+  // overlap with the kernels of others, which is worth more than what a launch costs.
   std::uint64_t launch_copy_bytes = 512 << 10;
 };
 

@@ -195,7 +195,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   }
 
   void Write(grpc::ByteBuffer frame) {
-    out_ = std::move(frame);
+    out_.Swap(&frame);
     writing_ = true;
     write_started_ = Clock::now();
     StartWrite(&out_);

@@ -14,19 +14,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
-#include "grpcpp/health_check_service_interface.h"
-#include "grpcpp/impl/server_builder_option.h"
-#include "grpcpp/impl/server_builder_plugin.h"
 #include "proto/wire/enums.h"
-#include "sage/v1/sessions.grpc.pb.h"
 #include "server/attention_service.h"
 #include "server/codec.h"
 #include "server/connection_acceptor.h"
 #include "server/random_id.h"
-#include "server/server_service.h"
-#include "server/tensors_service.h"
+#include "server/tenant_fronts.h"
 #include "server/version.h"
 #include "spdlog/spdlog.h"
 
@@ -34,11 +28,8 @@ namespace sage::server {
 namespace {
 
 constexpr std::uint64_t kMaxUnaryBytes = 3 << 20;
-constexpr std::uint64_t kMaxMessageBytes = 8 << 20;
 constexpr std::uint64_t kMaxChunkBytes = 4 << 20;
 constexpr std::uint64_t kOutputChunkBytes = 1 << 20;
-constexpr char kDefaultTenant[] = "default";
-constexpr int kMaxConcurrentStreams = 64;
 // For last messages to leave once all requests have ended.
 constexpr std::chrono::milliseconds kFlushTime{500};
 
@@ -70,16 +61,6 @@ EngineOptions ForDevice(const ServerOptions& options, const BackendInfo& device)
   return engine;
 }
 
-// Linking gRPC's reflection is enough to serve it; this takes it out again.
-class WithoutReflection final : public grpc::ServerBuilderOption {
- public:
-  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
-  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    std::erase_if(*plugins,
-                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
-  }
-};
-
 }  // namespace
 
 struct Server::Parts {
@@ -94,11 +75,7 @@ struct Server::Parts {
   StallWatch stalls;
   TensorStore store;
   std::unique_ptr<AttentionCore> core;
-  std::unique_ptr<AttentionService> attention;
-  std::unique_ptr<TensorsService> tensors;
-  v1::Sessions::CallbackService sessions;  // every method answers UNIMPLEMENTED
-  std::unique_ptr<ServerService> about;
-  std::unique_ptr<grpc::Server> grpc;
+  std::unique_ptr<TenantFronts> fronts;
   ConnectionAcceptor acceptor;
 
   std::mutex drain_mutex;
@@ -138,7 +115,6 @@ struct Server::Parts {
   v1::Statistics Statistics() const;
   std::vector<Gauge> Gauges() const;
   absl::Status Open();
-  absl::Status OpenGrpc();
   absl::Status WritePortFile() const;
   bool Drain();
 };
@@ -275,9 +251,6 @@ absl::Status Server::Parts::Open() {
       .stall_timeout = options.stall_timeout,
       .tensors = store,
       .stalls = stalls});
-  attention = std::make_unique<AttentionService>(*core, kDefaultTenant);
-  tensors = std::make_unique<TensorsService>(*core, kDefaultTenant);
-  about = std::make_unique<ServerService>(Info(), [this] { return Statistics(); });
 
   for (const std::string& address : options.listen) {
     if (absl::Status status = acceptor.Listen(address); !status.ok()) return status;
@@ -286,38 +259,17 @@ absl::Status Server::Parts::Open() {
   if (!options.metrics_listen.empty()) {
     if (absl::Status status = metrics.Open(options.metrics_listen); !status.ok()) return status;
   }
-  if (absl::Status status = OpenGrpc(); !status.ok()) return status;
+  auto opened = std::make_unique<TenantFronts>([this](std::string tenant) {
+    return GrpcFront::Start(*core, {.tenant = std::move(tenant),
+                                    .reflection = options.reflection,
+                                    .info = Info(),
+                                    .statistics = [this] { return Statistics(); }});
+  });
+  if (absl::Status status = opened->Open(); !status.ok()) return status;
+  fronts = std::move(opened);
+  acceptor.Start([this](int listener_fd, int fd) { fronts->HandleConnection(listener_fd, fd); },
+                 options.max_connections);
   return WritePortFile();
-}
-
-absl::Status Server::Parts::OpenGrpc() {
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  builder.RegisterService(attention.get());
-  builder.RegisterService(tensors.get());
-  builder.RegisterService(&sessions);
-  builder.RegisterService(about.get());
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  // A small compressed message can expand to a very large one; tensors do not compress anyway.
-  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
-    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
-  }
-  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> sink =
-      builder.experimental().AddExternalConnectionAcceptor(
-          grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-          grpc::InsecureServerCredentials());
-  grpc = builder.BuildAndStart();
-  if (grpc == nullptr) return absl::InternalError("the gRPC server did not start");
-  acceptor.Start(std::move(sink), options.max_connections);
-  grpc->GetHealthCheckService()->SetServingStatus(true);
-  return absl::OkStatus();
 }
 
 absl::Status Server::Parts::WritePortFile() const {
@@ -332,9 +284,9 @@ absl::Status Server::Parts::WritePortFile() const {
 }
 
 bool Server::Parts::Drain() {
-  if (grpc == nullptr) return true;
+  if (fronts == nullptr) return true;
   spdlog::info("event=drain_begin active={}", admission.active_requests());
-  grpc->GetHealthCheckService()->SetServingStatus(false);
+  fronts->SetHealthy(false);
   // Those who route requests here need time to notice.
   std::this_thread::sleep_for(options.drain_delay);
   core->draining.store(true, std::memory_order_relaxed);
@@ -343,7 +295,7 @@ bool Server::Parts::Drain() {
       admission.AwaitIdle(std::chrono::steady_clock::now() + options.drain_timeout);
   // Ends health watchers, streams without a header and, past the timeout, the requests that are
   // left.
-  grpc->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+  fronts->Shutdown(std::chrono::system_clock::now() + kFlushTime);
   metrics.Close();
   spdlog::info("event=drain_end peaceful={}", peaceful);
   return peaceful;

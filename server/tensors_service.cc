@@ -51,23 +51,23 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TensorsService::Get(
 grpc::ServerUnaryReactor* TensorsService::Stat(grpc::CallbackServerContext* context,
                                                const v1::StatRequest* request,
                                                v1::StatResponse* response) {
-  return Finish(context, Stat(*request, *response));
+  return Finish(context, Describe(*request, *response));
 }
 
 grpc::ServerUnaryReactor* TensorsService::Renew(grpc::CallbackServerContext* context,
                                                 const v1::RenewRequest* request,
                                                 v1::RenewResponse* response) {
-  return Finish(context, Renew(*request, *response));
+  return Finish(context, Extend(*request, *response));
 }
 
 grpc::ServerUnaryReactor* TensorsService::Release(grpc::CallbackServerContext* context,
                                                   const v1::ReleaseRequest* request,
                                                   v1::ReleaseResponse* response) {
-  return Finish(context, Release(*request, *response));
+  return Finish(context, Drop(*request, *response));
 }
 
-absl::Status TensorsService::Stat(const v1::StatRequest& request,
-                                  v1::StatResponse& response) const {
+absl::Status TensorsService::Describe(const v1::StatRequest& request,
+                                      v1::StatResponse& response) const {
   const absl::StatusOr<TensorStore::Handle> found = tensors().Find(request.handle(), "handle");
   if (!found.ok()) return found.status();
   ToProto(*found->tensor, response.mutable_spec());
@@ -77,8 +77,8 @@ absl::Status TensorsService::Stat(const v1::StatRequest& request,
   return absl::OkStatus();
 }
 
-absl::Status TensorsService::Renew(const v1::RenewRequest& request,
-                                   v1::RenewResponse& response) const {
+absl::Status TensorsService::Extend(const v1::RenewRequest& request,
+                                    v1::RenewResponse& response) const {
   if (absl::Status status = CheckHandles(request.handles(), tensors()); !status.ok()) {
     return status;
   }
@@ -97,8 +97,8 @@ absl::Status TensorsService::Renew(const v1::RenewRequest& request,
   return absl::OkStatus();
 }
 
-absl::Status TensorsService::Release(const v1::ReleaseRequest& request,
-                                     v1::ReleaseResponse& response) const {
+absl::Status TensorsService::Drop(const v1::ReleaseRequest& request,
+                                  v1::ReleaseResponse& response) const {
   if (absl::Status status = CheckHandles(request.handles(), tensors()); !status.ok()) {
     return status;
   }

@@ -36,9 +36,9 @@ class TensorsService final
 
  private:
   TensorLookup tensors() const { return {core_.tensors, tenant_, core_.server_id}; }
-  absl::Status Stat(const v1::StatRequest& request, v1::StatResponse& response) const;
-  absl::Status Renew(const v1::RenewRequest& request, v1::RenewResponse& response) const;
-  absl::Status Release(const v1::ReleaseRequest& request, v1::ReleaseResponse& response) const;
+  absl::Status Describe(const v1::StatRequest& request, v1::StatResponse& response) const;
+  absl::Status Extend(const v1::RenewRequest& request, v1::RenewResponse& response) const;
+  absl::Status Drop(const v1::ReleaseRequest& request, v1::ReleaseResponse& response) const;
 
   AttentionCore& core_;
   const std::string tenant_;

@@ -319,7 +319,9 @@ TEST_P(Tensors, ServeAsKeysAndValues) {
     EXPECT_TRUE(got.response.out() == want.response.out());
     EXPECT_TRUE(got.response.lse() == want.response.lse());
     EXPECT_EQ(got.response.trailer().bytes_in(), sample_.data.q.size());
+    faults.prepares = 1000;  // the keys are kept as the first request prepared them
   }
+  faults.prepares = 0;
   PlainStream stream(*attention_, sample_);
   ASSERT_TRUE(stream.Open(request.header()));
   for (const auto& message : PayloadMessages(sample_, stream.accepted(), 1 << 12)) {
@@ -590,6 +592,29 @@ TEST_F(TensorsFixture, EveryUnknownHandleGetsTheSameAnswer) {
   EXPECT_TRUE(IsError(Stat(malformed), StatusCode::INVALID_ARGUMENT,
                       "handle.id: got 3 bytes, allowed 16", Details::kBadRequest));
   EXPECT_TRUE(Stat(known).ok());
+}
+
+// Who comes over a Unix socket is the user that the kernel names, whatever the client says.
+TEST_F(TensorsFixture, AUserOnAUnixSocketIsATenant) {
+  server::ServerOptions options = TestServerOptions();
+  const std::string socket =
+      "unix:" + ::testing::TempDir() + "/sage_tenants_" + std::to_string(seed_) + ".sock";
+  options.listen.push_back(socket);
+  Start(DeviceMemory::kUnified, options);
+  const v1::TensorSpec spec = Spec(v1::TENSOR_ROLE_OUTPUT, sample_.problem);
+  const PutAnswer by_tcp = Put(spec, {}, "key");
+  ASSERT_TRUE(by_tcp.status.ok());
+  const v1::TensorHandle handle = by_tcp.response.handle();
+
+  tensors_ = v1::Tensors::NewStub(grpc::CreateChannel(socket, grpc::InsecureChannelCredentials()));
+  EXPECT_TRUE(IsError(Stat(handle), StatusCode::NOT_FOUND, kHandleText, Details::kNone));
+  EXPECT_EQ(Release(handle), 0u);
+  const PutAnswer by_socket = Put(spec, {}, "key");
+  ASSERT_TRUE(by_socket.status.ok()) << by_socket.status.error_message();
+  EXPECT_NE(by_socket.response.handle().id(), handle.id());
+  EXPECT_GT(Release(by_socket.response.handle()), 0u);
+  tensors_ = v1::Tensors::NewStub(NewChannel());
+  EXPECT_TRUE(Stat(handle).ok());
 }
 
 TEST_F(TensorsFixture, OperandsMustBeWhatTheRequestSays) {

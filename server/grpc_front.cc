@@ -1,0 +1,71 @@
+#include "server/grpc_front.h"
+
+#include <utility>
+#include <vector>
+
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
+
+namespace sage::server {
+namespace {
+
+constexpr int kMaxConcurrentStreams = 64;
+
+// Linking gRPC's reflection is enough to serve it; this takes it out again.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins,
+                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(AttentionCore& core, Options options) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  std::unique_ptr<GrpcFront> front(new GrpcFront(core, std::move(options)));
+  builder.RegisterService(&front->attention_);
+  builder.RegisterService(&front->tensors_);
+  builder.RegisterService(&front->sessions_);
+  builder.RegisterService(&front->about_);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // A small compressed message can expand to a very large one; tensors do not compress anyway.
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+  front->sink_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+  front->grpc_ = builder.BuildAndStart();
+  if (front->grpc_ == nullptr) return absl::InternalError("the gRPC server did not start");
+  return front;
+}
+
+void GrpcFront::HandleConnection(int listener_fd, int fd) {
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+  connection.listener_fd = listener_fd;
+  connection.fd = fd;
+  sink_->HandleNewConnection(&connection);
+}
+
+void GrpcFront::SetHealthy(bool healthy) {
+  grpc_->GetHealthCheckService()->SetServingStatus(healthy);
+}
+
+void GrpcFront::Shutdown(std::chrono::system_clock::time_point deadline) {
+  grpc_->Shutdown(deadline);
+}
+
+}  // namespace sage::server
