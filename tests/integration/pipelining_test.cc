@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::int64_t kHeads = 32;
 constexpr double kUnitBytes = 2 << 20;  // of q and of the output of a head
-constexpr double kUnitSeconds = 0.012;  // of a stage that takes its time
+constexpr double kUnitSeconds = 0.02;   // of a stage that takes its time
 constexpr double kLimit = 1.15;         // of the longest stage
 
 class Pipelining : public ServerFixture {
@@ -63,11 +63,11 @@ class Pipelining : public ServerFixture {
     ASSERT_TRUE(report.ok()) << report.status();
   }
 
-  // Time of `run` over the time that the longest stage was in use. The best of three runs, since
-  // what else the machine does only adds.
+  // Time of `run` over the time that the longest stage was in use. What else the machine does only
+  // adds, so a run over the limit is tried again.
   double OverLongestStage(const std::function<void()>& run) {
     double best = 1e9;
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 5 && best > kLimit; ++i) {
       busy_.to_device = busy_.attend = busy_.to_host = 0;
       const auto start = std::chrono::steady_clock::now();
       run();
