@@ -50,11 +50,11 @@ checks() {
 tested() {
   local python=$build/$1/bin/python
   "$python" -m pip install -q --disable-pip-version-check --no-deps --force-reinstall \
-    "$build"/wheel/*.whl
-  "$python" -c 'import sys, google.protobuf, grpc, numpy
-print(sys.argv[1], *(f"{m.__name__} {m.__version__}" for m in (grpc, google.protobuf, numpy)))' "$1"
-  (cd "$build" && "$python" -m pytest -q --rootdir "$package" -c "$package/pyproject.toml" \
-    -p no:cacheprovider --junitxml "$reports/$1.xml" "$package/tests")
+    "$build"/wheel/*.whl &&
+    "$python" -c 'import sys, google.protobuf, grpc, numpy
+print(sys.argv[1], *(f"{m.__name__} {m.__version__}" for m in (grpc, google.protobuf, numpy)))' "$1" &&
+    (cd "$build" && "$python" -m pytest -q --rootdir "$package" -c "$package/pyproject.toml" \
+      -p no:cacheprovider --junitxml "$reports/$1.xml" "$package/tests")
 }
 
 tests() {

@@ -81,8 +81,10 @@ def broken_protocol(what: str, server: str) -> SageError:
     )
 
 
-def from_rpc(error: grpc.RpcError, server: str) -> SageError:
+def from_rpc(error: Exception, server: str) -> SageError:
     """A failed call, with the details that came in its trailing metadata."""
+    if isinstance(error, grpc.FutureCancelledError):
+        return SageError(grpc.StatusCode.CANCELLED, "ended by the caller", server=server)
     assert isinstance(error, grpc.Call)
     code, message = error.code(), error.details() or ""
     violations, retry_delay = _read_details(error)

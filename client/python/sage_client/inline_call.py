@@ -30,7 +30,7 @@ def attend_inline(
     try:
         with cancel.covers(call):
             response = call.result()
-    except grpc.RpcError as error:
+    except (grpc.RpcError, grpc.FutureCancelledError) as error:
         raise from_rpc(error, server) from None
     finally:
         call.cancel()  # no effect on a call that has ended

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
-from . import wire
+from . import tensor_calls
 from .attend import Attention, Part, answer, attend
-from .channels import channel
 from .effort import Effort
-from .errors import SageError, from_rpc, invalid
-from .job import Job, Operand, as_hnd
+from .errors import SageError
+from .job import Job, Operand
 from .request import Options, make_job
 from .tensors import Array
 
@@ -25,10 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-_SERVICE = "/sage.v1.Tensors/"
-_CHUNK_BYTES = 1 << 20
 _CLEAN_UP_SECONDS = 5.0
-_ROLES = {"k": wire.ROLE_K, "v": wire.ROLE_V}
 
 _log = logging.getLogger("sage_client")
 
@@ -108,16 +102,23 @@ class KeyValues:
         """
         effort = self._effort(timeout)
 
-        def renew_part(part: StoredPart) -> float:
-            request = wire.RenewRequest(handles=[part.k, part.v], lease=_duration(lease))
-            return _seconds(_control("Renew", part.server, request, effort).lease)
-
-        granted = effort.together([partial(renew_part, part) for part in self._parts])
+        granted = effort.together(
+            [
+                partial(tensor_calls.renew, part.server, [part.k, part.v], lease, effort)
+                for part in self._parts
+            ]
+        )
         self.lease_seconds = min(granted)
 
     def release(self, *, timeout: float | None = None) -> None:
         """Frees the tensors, once no running request uses them. Twice is not an error."""
-        release_parts(self._parts, self._effort(timeout))
+        effort = self._effort(timeout)
+        effort.together(
+            [
+                partial(tensor_calls.release, part.server, [part.k, part.v], effort)
+                for part in self._parts
+            ]
+        )
 
     def __enter__(self) -> KeyValues:
         return self
@@ -163,10 +164,10 @@ def put(
         stored = []
         for operand in (k, v):
             share = operand.of_heads(slice(heads.start, heads.stop))
-            response = _put(server, share, group, precisions, lease, effort)
+            response = tensor_calls.put(server, share, group, precisions, lease, effort)
             handles.append((server, response.handle))
             stored.append(response)
-        granted = min(_seconds(response.lease) for response in stored)
+        granted = min(tensor_calls.seconds(response.lease) for response in stored)
         return StoredPart(server, heads, stored[0].handle, stored[1].handle, granted)
 
     try:
@@ -175,108 +176,7 @@ def put(
         clean_up = Effort(_CLEAN_UP_SECONDS, 0)
         for server, handle in handles:
             try:
-                _release(server, [handle], clean_up)
+                tensor_calls.release(server, [handle], clean_up)
             except SageError as failure:  # the lease ends by itself
                 _log.warning("not released: %s", failure)
         raise
-
-
-def release_parts(parts: Sequence[StoredPart], effort: Effort) -> None:
-    """Frees what servers hold."""
-    effort.together([partial(_release, part.server, [part.k, part.v], effort) for part in parts])
-
-
-def _release(server: str, handles: Sequence[Any], effort: Effort) -> None:
-    _control("Release", server, wire.ReleaseRequest(handles=handles), effort)
-
-
-def _control(method: str, server: str, request: Any, effort: Effort) -> Any:
-    """One small call of the Tensors service."""
-
-    def call(target: str) -> Any:
-        stub = channel(target).unary_unary(
-            _SERVICE + method,
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=_RESPONSES[method].FromString,
-        )
-        try:
-            return stub(request, timeout=effort.remaining())
-        except grpc.RpcError as error:
-            raise from_rpc(error, target) from None
-
-    return effort.persist([server], call)
-
-
-def _put(
-    server: str,
-    operand: Operand,
-    group: str,
-    precisions: Sequence[str],
-    lease: float | None,
-    effort: Effort,
-) -> Any:
-    """Stores one tensor at a server."""
-    batch, heads, seqlen, head_dim = as_hnd(operand.bits, operand.layout).shape
-    spec = {
-        "role": _ROLES[operand.field],
-        "dtype": operand.wire_dtype.wire,
-        "layout": wire.LAYOUTS[operand.layout],
-        "batch": batch,
-        "num_heads": heads,
-        "seqlen": seqlen,
-        "head_dim": head_dim,
-        "lease": _duration(lease),
-        "placement_group": group,
-    }
-    if operand.field == "k":
-        spec["precisions"] = [wire.PRECISIONS[precision] for precision in precisions]
-    # The key is for retries: what is sent again is not stored twice.
-    first = wire.PutRequest(spec=spec, idempotency_key=uuid.uuid4().bytes).SerializeToString()
-
-    def messages() -> Iterator[bytes]:
-        yield first
-        sent = 0
-        for piece in operand.pieces():
-            for begin in range(0, len(piece), _CHUNK_BYTES):
-                data = piece[begin : begin + _CHUNK_BYTES]
-                chunk = {"tensor": _ROLES[operand.field], "offset": sent}
-                sent += len(data)
-                fields = wire.PutRequest(chunk=chunk).SerializeToString()
-                yield wire.encode_frame(fields, data)
-
-    def call(target: str) -> Any:
-        stub: Any = channel(target).stream_unary(
-            _SERVICE + "Put", response_deserializer=wire.PutResponse.FromString
-        )
-        failure: list[SageError] = []
-        running = stub.future(_until_failure(messages(), failure), timeout=effort.remaining())
-        try:
-            with effort.cancel.covers(running):
-                return running.result()
-        except grpc.RpcError as error:
-            raise (failure[0] if failure else from_rpc(error, target)) from None
-
-    return effort.persist([server], call)
-
-
-def _until_failure(messages: Iterator[bytes], failure: list[SageError]) -> Iterator[bytes]:
-    """The messages up to an element that cannot be converted; gRPC would swallow the error."""
-    try:
-        yield from messages
-    except SageError as error:
-        failure.append(error)
-
-
-def _duration(seconds: float | None) -> Any:
-    if seconds is None:
-        return None
-    if not seconds > 0:
-        raise invalid("lease", seconds, "a positive number of seconds")
-    return {"seconds": int(seconds), "nanos": int(seconds % 1 * 1e9)}
-
-
-def _seconds(duration: Any) -> float:
-    return float(duration.seconds + duration.nanos * 1e-9)
-
-
-_RESPONSES = {"Renew": wire.RenewResponse, "Release": wire.ReleaseResponse}
