@@ -237,7 +237,7 @@ def draw(figures, device, out):
     for head_dim in sorted({figure["head_dim"] for figure in figures}):
         chosen = [figure for figure in figures if figure["head_dim"] == head_dim]
         names = [name for name in [*OWN, *SYSTEMS] if any(f["system"] == name and f["case"] == 0.5 for f in chosen)]
-        canvas, panels = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+        canvas, panels = pyplot.subplots(1, 3, figsize=(15, 5), layout="constrained")
         for panel, sparsity in zip(panels, [0.25, 0.5, 0.75]):
             seqlens = sorted({figure["seqlen"] for figure in chosen})
             for index, name in enumerate(names):
@@ -250,7 +250,7 @@ def draw(figures, device, out):
             panel.set_xlabel("sequence length")
             panel.margins(y=0.15)
         panels[0].set_ylabel("effective TOPS")
-        panels[0].legend(fontsize=8)
+        canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
         canvas.suptitle(f"head_dim {head_dim}, {HEADS} heads, fp16, {device}, mma.sync path")
         canvas.savefig(out / f"tops_d{head_dim}.png", dpi=120)
 
