@@ -116,8 +116,7 @@ class LoadTest {
 
   // Runs a step, which is not part of the results yet.
   MeasuredStep Measure(const LoadStep& step, const std::string& progress) {
-    const std::vector<absl::StatusOr<v1::Statistics>> before = ReadStatistics();
-    const Nanoseconds begin = environment_.Now();
+    const Reading before = Read();
     MeasuredStep measured;
     {
       StatusLine line;
@@ -125,11 +124,12 @@ class LoadTest {
         if (line.shown()) line.Show(LiveText(step, progress, figures));
       });
     }
-    const std::vector<absl::StatusOr<v1::Statistics>> after = ReadStatistics();
+    const Reading after = Read();
     measured.seconds_between_readings =
-        std::chrono::duration<double>(environment_.Now() - begin).count();
+        std::chrono::duration<double>(after.time - before.time).count();
     for (std::size_t i = 0; i < servers_.size(); ++i) {
-      measured.servers.push_back(CountsBetween(servers_[i].target, before[i], after[i]));
+      measured.servers.push_back(
+          CountsBetween(servers_[i].target, before.statistics[i], after.statistics[i]));
     }
     if (!run_.goals.empty()) measured.goals_held = Holds(run_.goals, measured.result);
     return measured;
@@ -142,24 +142,33 @@ class LoadTest {
   LoadRun& run() { return run_; }
 
  private:
-  std::vector<absl::StatusOr<v1::Statistics>> ReadStatistics() const {
-    std::vector<absl::StatusOr<v1::Statistics>> statistics;
+  struct Reading {
+    std::vector<absl::StatusOr<v1::Statistics>> statistics;  // of each server
+    Nanoseconds time{0};                                     // about when they were taken
+  };
+
+  Reading Read() const {
+    Reading reading;
+    const Nanoseconds begin = environment_.Now();
     for (const LoadServer& server : servers_) {
-      statistics.push_back(server.clients.front()->GetStatistics(absl::Seconds(10)));
+      reading.statistics.push_back(server.clients.front()->GetStatistics(absl::Seconds(10)));
     }
-    return statistics;
+    reading.time = begin + (environment_.Now() - begin) / 2;
+    return reading;
   }
 
   static std::string LiveText(const LoadStep& step, const std::string& progress,
                               const LiveFigures& figures) {
-    std::string text = absl::StrFormat("%s%s  %.0f s", progress, LoadName(step),
-                                       std::chrono::duration<double>(figures.elapsed).count());
+    // Within 80 columns.
+    const double elapsed = std::chrono::duration<double>(figures.elapsed).count();
+    std::string text = absl::StrFormat("%s%s  %.0f", progress, LoadName(step), elapsed);
     if (step.duration != Nanoseconds::max()) {
-      absl::StrAppendFormat(&text, " of %.0f",
+      absl::StrAppendFormat(&text, "/%.0f",
                             std::chrono::duration<double>(step.ramp + step.duration).count());
     }
-    absl::StrAppendFormat(&text, "  %.0f ok/s  p50 %s  p99 %s  %d under way", figures.ok_per_second,
-                          DurationText(figures.p50), DurationText(figures.p99), figures.in_flight);
+    absl::StrAppendFormat(&text, " s  %.0f ok/s  p50 %s  p99 %s  %d in flight",
+                          figures.ok_per_second, DurationText(figures.p50),
+                          DurationText(figures.p99), figures.in_flight);
     if (figures.failed > 0) absl::StrAppendFormat(&text, "  %d FAILED", figures.failed);
     return text;
   }
@@ -204,7 +213,7 @@ void RunSteps(const LoadStep& base, const LoadOptions& options, LoadTest* test) 
     step.load_before = rate;
   }
   for (std::size_t i = 0; i < steps.size() && !interrupted; ++i) {
-    test->Run(steps[i], absl::StrFormat("step %d of %d: ", i + 1, steps.size()));
+    test->Run(steps[i], absl::StrFormat("step %d/%d: ", i + 1, steps.size()));
   }
 }
 

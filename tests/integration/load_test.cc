@@ -117,8 +117,8 @@ TEST_F(StallingServerTest, OpenLoopStatesWhatUsersWaitDuringAStall) {
   ClientEnvironment environment({client.get()}, &mix, 1, &stop);
   LoadStep step;
   step.arrivals = cli::ArrivalKind::kConstant;
-  step.rate = 100;
-  step.duration = 2s;
+  step.rate = 50;
+  step.duration = 4s;  // leaves a late stall room
   std::chrono::nanoseconds held{0};
   std::chrono::nanoseconds released{0};
   const StepResult result = RunStep(step, &environment, [&](const cli::LiveFigures&) {

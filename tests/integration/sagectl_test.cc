@@ -328,7 +328,7 @@ TEST_F(SagectlTest, BenchReportsRefusalsAndWrongAnswers) {
 }
 
 TEST_F(SagectlWithServerTest, LoadAgreesWithTheServersOwnFigures) {
-  const Outcome run = Run({"load", "--concurrency", "2,4", "--duration", "1s", "--ramp", "100ms",
+  const Outcome run = Run({"load", "--concurrency", "2,4", "--duration", "2s", "--ramp", "100ms",
                            "--seqlen", "128", "--head-dim", "64", "--connections", "2", "--json",
                            Path("run.json"), "--csv", Path("run.csv"), "--html", Path("run.html")});
   ASSERT_EQ(run.exit_code, 0) << run.out << run.err;
