@@ -31,13 +31,10 @@ constexpr std::chrono::milliseconds kRetryDelay{10};
 // Slabs of a call that the transport may hold at a time: one on its way, one that it lets go late.
 constexpr std::uint64_t kStagingSlabs = 2;
 
-// What slices on their way to the transport point into.
-struct Source {
-  Admission::Ticket ticket;
-  std::shared_ptr<ResidentTensor> tensor;
-};
+// What slices on their way to the transport may point into, beside the tensor itself. The transport
+// lets go of them when it likes, long after the call where nothing else happens on the connection.
 struct Staged {
-  std::shared_ptr<const Source> source;
+  std::shared_ptr<const Account::Reservation> reservation;
   Slab slab;
 };
 
@@ -101,8 +98,9 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     const absl::Status status = *status_;
     record_.Close(status, nullptr, core_.metrics);
     // Memory is back, and others may write, before the client sees the end.
-    source_.reset();
+    tensor_.reset();
     access_.reset();
+    ticket_.reset();
     lock.unlock();
     Finish(ToGrpcStatus(status));
   }
@@ -116,14 +114,13 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   }
   static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
 
-  const ResidentTensor& tensor() const { return *source_->tensor; }
   const std::byte* data() const {
-    if (tensor().mask() == nullptr) return tensor().data();
-    return reinterpret_cast<const std::byte*>(tensor().mask()->mask.bits().data());
+    if (tensor_->mask() == nullptr) return tensor_->data();
+    return reinterpret_cast<const std::byte*>(tensor_->mask()->mask.bits().data());
   }
   std::uint64_t bytes() const {
-    if (tensor().mask() == nullptr) return tensor().spec().bytes();
-    return tensor().mask()->mask.bits().size();
+    if (tensor_->mask() == nullptr) return tensor_->spec().bytes();
+    return tensor_->mask()->mask.bits().size();
   }
 
   absl::Status Begin(const grpc::ByteBuffer& message) {
@@ -148,10 +145,11 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
         staged_ ? kStagingSlabs * SlabPool::RoundUp(core_.chunk_bytes) : 0,
         found->tensor->device().memory(), 0);
     if (!ticket.ok()) return ticket.status();
-    source_ = std::make_shared<const Source>(Source{*std::move(ticket), std::move(found->tensor)});
+    ticket_ = *std::move(ticket);
+    tensor_ = std::move(found->tensor);
 
     v1::GetResponse response;
-    ToProto(tensor(), response.mutable_spec());
+    ToProto(*tensor_, response.mutable_spec());
     Write(MakeFrame(response));
     return absl::OkStatus();
   }
@@ -165,15 +163,15 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     const std::byte* const from = data() + sent_bytes_;
     const std::uint64_t size = std::min(core_.chunk_bytes, bytes() - sent_bytes_);
     if (!staged_) {
-      WriteChunk(SliceOf(source_, from, size));
+      WriteChunk(SliceOf(tensor_, from, size));
       return absl::OkStatus();
     }
     absl::StatusOr<Slab> slab = core_.jobs.host_pool.Acquire(size);
     if (!slab.ok()) return slab.status();
-    auto staged = std::make_shared<Staged>(Staged{source_, *std::move(slab)});
+    auto staged = std::make_shared<Staged>(Staged{ticket_->host, *std::move(slab)});
     std::byte* const to = staged->slab.data();
     copying_ = true;
-    absl::Status status = tensor().device().transfer().ToHost(
+    absl::Status status = tensor_->device().transfer().ToHost(
         to, from, size, [this, staged = std::move(staged), size](absl::Status copied) {
           Step([&] {
             copying_ = false;
@@ -187,7 +185,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
 
   void WriteChunk(grpc::Slice data) {
     v1::GetResponse response;
-    response.mutable_chunk()->set_tensor(ToProto(tensor().spec().role));
+    response.mutable_chunk()->set_tensor(ToProto(tensor_->spec().role));
     response.mutable_chunk()->set_offset(sent_bytes_);
     sent_bytes_ += data.size();
     record_.OutputSent(data.size());
@@ -211,7 +209,8 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   std::optional<absl::Status> status_;  // the final status, once decided
   bool finished_ = false;               // Finish() was called
   std::optional<ResidentTensor::Access> access_;
-  std::shared_ptr<const Source> source_;
+  std::optional<Admission::Ticket> ticket_;
+  std::shared_ptr<ResidentTensor> tensor_;
   bool staged_ = false;  // sent from slabs
   std::uint64_t sent_bytes_ = 0;
   grpc::ByteBuffer out_;

@@ -5,8 +5,8 @@
 //
 // Runs a sage-server of its own, by TCP on loopback and by a Unix socket. Each round makes one
 // empty call (GetInfo) and one Attend whose q, k and v are resident, so that a header goes up and
-// 64 KiB of output come back, through ordinary blocking stubs. Overhead is the time of the call
-// less that of the kernel. The load of the machine is in both, so that they are to be read
+// 16 KiB of output a head come back, through ordinary blocking stubs. Overhead is the time of the
+// call less that of the kernel. The load of the machine is in both, so that they are to be read
 // together.
 #include <algorithm>
 #include <chrono>
@@ -28,7 +28,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kHeads = 4;
 constexpr std::int64_t kQueries = 128;
 constexpr std::int64_t kKeys = 128;
 constexpr std::int64_t kHeadDim = 64;
@@ -55,13 +54,13 @@ struct Stubs {
   std::unique_ptr<v1::Server::Stub> server;
 };
 
-v1::TensorHandle Put(Stubs& stubs, v1::TensorRole role, std::int64_t seqlen) {
+v1::TensorHandle Put(Stubs& stubs, v1::TensorRole role, std::int64_t heads, std::int64_t seqlen) {
   v1::TensorSpec spec;
   spec.set_role(role);
   spec.set_dtype(v1::DATA_TYPE_FLOAT16);
   spec.set_layout(v1::LAYOUT_HND);
   spec.set_batch(1);
-  spec.set_num_heads(kHeads);
+  spec.set_num_heads(heads);
   spec.set_seqlen(seqlen);
   spec.set_head_dim(kHeadDim);
   grpc::ClientContext context;
@@ -72,19 +71,19 @@ v1::TensorHandle Put(Stubs& stubs, v1::TensorRole role, std::int64_t seqlen) {
   writer->Write(request);
   request.clear_spec();
   request.mutable_chunk()->set_tensor(role);
-  request.set_data(std::string(kHeads * seqlen * kHeadDim * 2, '\x34'));  // 0x3434 is about 0.26
+  request.set_data(std::string(heads * seqlen * kHeadDim * 2, '\x34'));  // 0x3434 is about 0.26
   writer->Write(request);
   writer->WritesDone();
   Check(writer->Finish());
   return response.handle();
 }
 
-v1::AttendRequest Request() {
+v1::AttendRequest Request(std::int64_t heads) {
   v1::AttendRequest request;
   v1::AttendHeader& header = *request.mutable_header();
   header.mutable_shape()->set_batch(1);
-  header.mutable_shape()->set_num_heads_q(kHeads);
-  header.mutable_shape()->set_num_heads_kv(kHeads);
+  header.mutable_shape()->set_num_heads_q(heads);
+  header.mutable_shape()->set_num_heads_kv(heads);
   header.mutable_shape()->set_seqlen_q(kQueries);
   header.mutable_shape()->set_seqlen_k(kKeys);
   header.mutable_shape()->set_head_dim(kHeadDim);
@@ -103,20 +102,22 @@ double Percentile(std::vector<double>& values, double part) {
   return *at;
 }
 
-void Measure(const char* name, const std::string& target, int rounds) {
+void Measure(const char* name, const std::string& target, std::int64_t heads, int rounds) {
   Stubs stubs(target);
-  v1::AttendRequest whole = Request();
-  whole.set_q(std::string(kHeads * kQueries * kHeadDim * 2, '\x34'));
-  whole.set_k(std::string(kHeads * kKeys * kHeadDim * 2, '\x34'));
+  v1::AttendRequest whole = Request(heads);
+  whole.set_q(std::string(heads * kQueries * kHeadDim * 2, '\x34'));
+  whole.set_k(std::string(heads * kKeys * kHeadDim * 2, '\x34'));
   whole.set_v(whole.k());
-  v1::AttendRequest keys_stay = Request();
+  v1::AttendRequest keys_stay = Request(heads);
   keys_stay.set_q(whole.q());
-  *keys_stay.mutable_header()->mutable_k()->mutable_handle() = Put(stubs, v1::TENSOR_ROLE_K, kKeys);
-  *keys_stay.mutable_header()->mutable_v()->mutable_handle() = Put(stubs, v1::TENSOR_ROLE_V, kKeys);
+  *keys_stay.mutable_header()->mutable_k()->mutable_handle() =
+      Put(stubs, v1::TENSOR_ROLE_K, heads, kKeys);
+  *keys_stay.mutable_header()->mutable_v()->mutable_handle() =
+      Put(stubs, v1::TENSOR_ROLE_V, heads, kKeys);
   v1::AttendRequest all_stay = keys_stay;
   all_stay.clear_q();
   *all_stay.mutable_header()->mutable_q()->mutable_handle() =
-      Put(stubs, v1::TENSOR_ROLE_Q, kQueries);
+      Put(stubs, v1::TENSOR_ROLE_Q, heads, kQueries);
 
   const auto attend = [&](const v1::AttendRequest& request) {
     grpc::ClientContext context;
@@ -140,10 +141,10 @@ void Measure(const char* name, const std::string& target, int rounds) {
     kernel.push_back(1e6 * trailer.timings().kernel());
     overhead.push_back(Microseconds(end - middle) - kernel.back());
   }
-  std::printf("%-12s %8.0f %8.0f %8.0f %8.0f %8.0f\n", name, Percentile(empty, 0.5),
-              Percentile(overhead, 0.5), Percentile(overhead, 0.9), Percentile(kernel, 0.5),
-              Percentile(overhead, 0.5) - Percentile(empty, 0.5));
-  std::printf("%-12s bytes up: %llu whole, %llu with resident k and v, %llu with q too\n", "",
+  std::printf("H%d %-12s %8.0f %8.0f %8.0f %8.0f %8.0f\n", static_cast<int>(heads), name,
+              Percentile(empty, 0.5), Percentile(overhead, 0.5), Percentile(overhead, 0.9),
+              Percentile(kernel, 0.5), Percentile(overhead, 0.5) - Percentile(empty, 0.5));
+  std::printf("   %-12s bytes up: %llu whole, %llu with resident k and v, %llu with q too\n", "",
               static_cast<unsigned long long>(attend(whole).bytes_in()),
               static_cast<unsigned long long>(attend(keys_stay).bytes_in()),
               static_cast<unsigned long long>(attend(all_stay).bytes_in()));
@@ -164,12 +165,13 @@ int main(int argc, char** argv) {
   }
   std::string port;
   std::ifstream(folder.File("port")) >> port;
-  std::printf("B1 H%d Sq%d Sk%d D%d fp16, qk_int8_pv_fp16, %d rounds; microseconds\n",
-              static_cast<int>(sage::testing::kHeads), static_cast<int>(sage::testing::kQueries),
-              static_cast<int>(sage::testing::kKeys), static_cast<int>(sage::testing::kHeadDim),
-              rounds);
-  std::printf("%-12s %8s %8s %8s %8s %8s\n", "", "empty", "overhead", "p90", "kernel", "differ");
-  sage::testing::Measure("Unix socket", socket, rounds);
-  sage::testing::Measure("TCP", "127.0.0.1:" + port, rounds);
+  std::printf("B1 Sq%d Sk%d D%d fp16, qk_int8_pv_fp16, %d rounds; microseconds\n",
+              static_cast<int>(sage::testing::kQueries), static_cast<int>(sage::testing::kKeys),
+              static_cast<int>(sage::testing::kHeadDim), rounds);
+  std::printf("%-15s %8s %8s %8s %8s %8s\n", "", "empty", "overhead", "p90", "kernel", "differ");
+  for (const int heads : {1, 4}) {
+    sage::testing::Measure("Unix socket", socket, heads, rounds);
+    sage::testing::Measure("TCP", "127.0.0.1:" + port, heads, rounds);
+  }
   return 0;
 }
