@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "grpc/grpc.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "spdlog/spdlog.h"
 
@@ -32,6 +33,13 @@ std::vector<std::unique_ptr<Backend>> TestBackends(int count) {
   std::vector<std::unique_ptr<Backend>> backends(count);
   for (std::unique_ptr<Backend>& backend : backends) backend = TestBackend();
   return backends;
+}
+
+ServerFixture::ServerFixture() {
+  // gRPC stops when its last object goes, here between tests, and at times waits 10 s for a
+  // descriptor that it forgets. So it is never stopped.
+  static const bool started = (grpc_init(), true);
+  static_cast<void>(started);
 }
 
 void ServerFixture::StartServer(const server::ServerOptions& options,

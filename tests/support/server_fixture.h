@@ -25,6 +25,8 @@ std::vector<std::unique_ptr<Backend>> TestBackends(int count = 1);
 // After each test requests hold nothing: no slab, no reservation, no ticket.
 class ServerFixture : public ::testing::Test {
  protected:
+  ServerFixture();
+
   // Starts the server; tests that want other options or another backend call it themselves, once,
   // before anything else.
   void StartServer(const server::ServerOptions& options = TestServerOptions(),
