@@ -28,7 +28,8 @@ struct LineChart {
   std::vector<Series> series;
 };
 
-// An SVG document, 760 by 420, higher where the legend needs it. Dots mark the points where there are few.
+// An SVG document, 760 by 420, higher where the legend needs it. Dots mark the points where there
+// are few.
 std::string Draw(const LineChart& chart);
 
 }  // namespace sage::cli
