@@ -47,6 +47,10 @@ verify() { # verify OPTION...: one call, any number of rows
 }
 
 precisions=qk_int8_pv_fp16,fp16
+# From sm_89 on.
+if [[ $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .) -ge 89 ]]; then
+  precisions+=,qk_int8_pv_fp8
+fi
 odd=1,63,64,65,127,128,129,1000
 for layout in HND NHD; do
   for dtype in fp16 bf16; do
@@ -61,6 +65,7 @@ verify --batch 2 --heads 4 --seqlen 1000 --seqlens-q 1000,129 --seqlens-k 65,100
 verify --heads 2 --seqlen 4096 --pattern sliding_window:4,0 --causal
 verify --heads 32 --seqlen 8192 --head-dim 64,128 --precision $precisions
 verify --heads 32 --seqlen 8192 --head-dim 128 --density 0.25
+verify --heads 32 --seqlen 8192 --head-dim 64,128 --prequantize
 verify --heads 32 --kv-heads 8 --seqlen 8192 --head-dim 128 --causal --density 0.5 --dtype bf16
 
 kill -TERM "$server_pid"
