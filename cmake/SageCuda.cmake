@@ -15,11 +15,13 @@ if(NOT SAGE_CUDA STREQUAL "OFF")
     if(NOT CMAKE_CUDA_ARCHITECTURES)
       set(CMAKE_CUDA_ARCHITECTURES 80)
     endif()
-    # For kernels with e4m3: those from sm_89 on, or sm_89 with its PTX where there are none.
+    # For kernels with e4m3: sm_89 and its PTX in place of those before, whose PTX other devices might need.
     set(SAGE_CUDA_E4M3_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES})
     list(FILTER SAGE_CUDA_E4M3_ARCHITECTURES EXCLUDE REGEX "^(7[0-9]|8[0-8])([^0-9]|$)")
     if(NOT SAGE_CUDA_E4M3_ARCHITECTURES)
       set(SAGE_CUDA_E4M3_ARCHITECTURES 89)
+    elseif(NOT SAGE_CUDA_E4M3_ARCHITECTURES STREQUAL "${CMAKE_CUDA_ARCHITECTURES}")
+      list(APPEND SAGE_CUDA_E4M3_ARCHITECTURES 89-virtual)
     endif()
     enable_language(CUDA)
     # CMake 3.25 does not know nvcc's C++20 flag and would drop the standard silently.

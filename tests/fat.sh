@@ -39,9 +39,12 @@ for arch in "${architectures[@]}"; do
   done
 done
 for source in "${sources[@]}"; do
-  "$nvcc" -std=c++20 -O3 -I. -arch=compute_80 -ptx -o "$out/kernel.ptx" "$source"
+  arch=compute_80
+  # e4m3 is sm_89's.
+  [[ $source == */prepare_values.cu || $source == */qk_int8_pv_fp8.cu ]] && arch=compute_89
+  "$nvcc" -std=c++20 -O3 -I. -arch=$arch -ptx -o "$out/kernel.ptx" "$source"
 done
-echo "PTX: compute_80"
+echo "PTX: compute_80, compute_89 for e4m3"
 if [[ $spilled != 0 ]]; then
   echo "fat.sh: a kernel spills more than $max_spilled_bytes bytes" >&2
   exit 1

@@ -35,6 +35,8 @@ absl::StatusOr<double> CudaEvent::SecondsSince(const Event& earlier) const {
 template <typename Call>
 absl::Status CudaStream::Run(const char* action, const Call& call) {
   if (absl::Status status = UseDevice(state_.properties().ordinal); !status.ok()) return status;
+  // Launches report the thread's last error: an allocation that failed before is not theirs.
+  static_cast<void>(cudaGetLastError());
   return state_.Check(call(), action);
 }
 
