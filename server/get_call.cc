@@ -51,8 +51,8 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   GetCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
           const grpc::ByteBuffer& request)
       : core_(core), tenant_(tenant), context_(context), record_("Get", context.peer()) {
-    core_.stalls.Add(this);
     Step([&] { Fail(Begin(request)); });
+    core_.stalls.Add(this);  // which may call at once
   }
 
   void OnWriteDone(bool ok) override {

@@ -107,10 +107,13 @@ std::uint64_t KeptKvBytes(const TensorSpec& k, const Backend& backend,
   std::uint64_t bytes = 0;
   for (const Precision precision : k.precisions) {
     task.precision = precision;
-    for (std::int64_t head = 0; head < k.num_heads; head += kv_heads_per_unit) {
-      task.num_heads = std::min(kv_heads_per_unit, k.num_heads - head);
-      bytes += SlabPool::RoundUp(backend.PreparedKvBytes(task));
-    }
+    const auto bytes_of = [&](std::int64_t num_heads) {
+      task.num_heads = num_heads;
+      return SlabPool::RoundUp(backend.PreparedKvBytes(task));
+    };
+    bytes += k.num_heads / kv_heads_per_unit * bytes_of(kv_heads_per_unit);
+    const std::int64_t rest = k.num_heads % kv_heads_per_unit;
+    if (rest != 0) bytes += bytes_of(rest);
   }
   return bytes * k.batch;
 }

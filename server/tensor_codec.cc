@@ -144,15 +144,13 @@ absl::StatusOr<std::optional<std::chrono::milliseconds>> DecodeLease(
   if (!present) return std::nullopt;
   // Longer than any that is granted, and small enough to count in milliseconds.
   constexpr std::int64_t kLongSeconds = std::int64_t{1} << 40;
-  const auto length =
-      std::chrono::seconds(std::min(lease.seconds(), kLongSeconds)) +
-      std::chrono::ceil<std::chrono::milliseconds>(std::chrono::nanoseconds(lease.nanos()));
   if (lease.seconds() < 0 || lease.nanos() < 0 || lease.nanos() > 999999999 ||
-      length <= std::chrono::milliseconds(0)) {
+      (lease.seconds() == 0 && lease.nanos() == 0)) {
     return InvalidField(field, absl::StrCat("got ", lease.seconds(), " s and ", lease.nanos(),
                                             " ns, allowed a positive duration"));
   }
-  return length;
+  return std::chrono::seconds(std::min(lease.seconds(), kLongSeconds)) +
+         std::chrono::ceil<std::chrono::milliseconds>(std::chrono::nanoseconds(lease.nanos()));
 }
 
 void ToProto(const ResidentTensor& tensor, v1::TensorSpec* proto) {

@@ -33,6 +33,11 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::
   Device& device = **group;
   holdings.placement = std::move(group);
 
+  // What could never fit is refused before anything else is computed from its size.
+  const absl::Status fits =
+      Take(quotas_.Of(tenant), spec.tensor.bytes(), "tenant.tensor_bytes").status();
+  if (absl::IsFailedPrecondition(fits)) return fits;
+
   // A mask is kept at the host, and a copy of it by a device with memory of its own.
   const bool discrete = !device.backend().info().unified_memory;
   const std::int64_t kv_heads =
@@ -100,6 +105,10 @@ absl::StatusOr<std::optional<TensorStore::Handle>> TensorStore::FindByKey(
   std::optional<TensorTable::Entry> entry =
       table_.FindByKey(tenant, spec.idempotency_key, Clock::now());
   if (!entry.has_value()) return std::nullopt;
+  if (entry->tensor->spec() != spec.tensor) return TensorTable::KeyOfAnother();
+  const absl::StatusOr<Account::Reservation> host =
+      Take(admission_.host(), spec.mask_bytes, "server.host_bytes");
+  if (!host.ok()) return host.status();
   BlockMask mask;
   if (spec.make_mask) {
     absl::StatusOr<BlockMask> made = spec.make_mask();

@@ -17,7 +17,8 @@ absl::StatusOr<TensorTable::Entry> TensorTable::Insert(const std::string& tenant
   if (!key.empty()) {
     if (const auto known = by_key_.find({tenant, key}); known != by_key_.end()) {
       if (const Owned* const owned = FindLocked(tenant, known->second, now); owned != nullptr) {
-        const BlockMask mask = tensor->mask() == nullptr ? BlockMask() : tensor->mask()->mask;
+        const BlockMask none;
+        const BlockMask& mask = tensor->mask() == nullptr ? none : tensor->mask()->mask;
         if (!owned->tensor->Is(tensor->spec(), mask)) return KeyOfAnother();
         return Entry{known->second, owned->tensor, leases_.end(known->second)};
       }

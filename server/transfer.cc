@@ -22,15 +22,13 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Create(Backend& backend) {
 absl::Status Transfer::ToDevice(std::byte* device, const std::byte* host, std::size_t bytes,
                                 Done done) {
   const std::lock_guard lock(mutex_);
-  absl::Status status = stream_->CopyToDevice(device, host, bytes);
-  return status.ok() ? stream_->Then(std::move(done)) : status;
+  return Finish(stream_->CopyToDevice(device, host, bytes), std::move(done));
 }
 
 absl::Status Transfer::ToHost(std::byte* host, const std::byte* device, std::size_t bytes,
                               Done done) {
   const std::lock_guard lock(mutex_);
-  absl::Status status = stream_->CopyToHost(host, device, bytes);
-  return status.ok() ? stream_->Then(std::move(done)) : status;
+  return Finish(stream_->CopyToHost(host, device, bytes), std::move(done));
 }
 
 absl::Status Transfer::Zero(std::byte* device, std::size_t bytes, Done done) {
@@ -39,7 +37,14 @@ absl::Status Transfer::Zero(std::byte* device, std::size_t bytes, Done done) {
   for (std::size_t at = 0; at < bytes && status.ok(); at += kZeroBytes) {
     status = stream_->CopyToDevice(device + at, zeros_.data(), std::min(kZeroBytes, bytes - at));
   }
-  return status.ok() ? stream_->Then(std::move(done)) : status;
+  return Finish(std::move(status), std::move(done));
+}
+
+absl::Status Transfer::Finish(absl::Status copies, Done done) {
+  if (copies.ok()) copies = stream_->Then(std::move(done));
+  // Whoever is told of a failure gives the memory back: nothing may be on its way any more.
+  if (!copies.ok()) stream_->Synchronize().IgnoreError();
+  return copies;
 }
 
 }  // namespace sage::server

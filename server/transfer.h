@@ -35,6 +35,8 @@ class Transfer {
   Transfer(Memory zeros, std::unique_ptr<Stream> stream)
       : zeros_(std::move(zeros)), stream_(std::move(stream)) {}
 
+  absl::Status Finish(absl::Status copies, Done done);
+
   const Memory zeros_;  // host memory, copied from
   std::mutex mutex_;    // keeps copies and their callbacks together
   const std::unique_ptr<Stream> stream_;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -756,6 +757,18 @@ const BadPut kBadPuts[] = {
      "spec.head_dim: got 12, allowed multiples of 8 up to 128"},
     {"NeverFits", [](First f, Second) { f.mutable_spec()->set_batch(1 << 30); },
      StatusCode::FAILED_PRECONDITION, "tenant.tensor_bytes: the request needs", Details::kQuota},
+    {"NeverFitsInUnitsWithoutNumber",
+     [](First f, Second) {
+       f.mutable_spec()->set_num_heads(std::int64_t{1} << 31);
+       f.mutable_spec()->set_seqlen(65537);
+       f.mutable_spec()->set_head_dim(8);
+     },
+     StatusCode::FAILED_PRECONDITION, "tenant.tensor_bytes: the request needs", Details::kQuota},
+    {"LeastLease",
+     [](First f, Second) {
+       f.mutable_spec()->mutable_lease()->set_seconds(std::numeric_limits<std::int64_t>::min());
+     },
+     kInvalid, "spec.lease: got -9223372036854775808 s"},
     {"Precision", [](First f, Second) { f.mutable_spec()->add_precisions(v1::Precision(9)); },
      kInvalid, "spec.precisions: got 9, allowed 0 to 3"},
     {"Mask", [](First f, Second) { f.mutable_spec()->mutable_mask(); }, kInvalid,
