@@ -15,9 +15,7 @@ absl::StatusOr<AttendLaunch> AttendLaunch::Create(const DeviceState& device,
   absl::StatusOr<AttendPlan> plan = MakeAttendPlan(tasks);
   if (!plan.ok()) return plan.status();
   for (const AttendPlan::Group& group : plan->groups) {
-    if (!device.HasKernel(group.key)) {
-      return absl::UnimplementedError("no kernel for the precision and dtype of a task");
-    }
+    if (absl::Status status = device.CheckKernel(group.key); !status.ok()) return status;
   }
   return AttendLaunch(device, *std::move(plan), WorkspaceLayout(tasks),
                       static_cast<std::byte*>(workspace));

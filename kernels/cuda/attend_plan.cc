@@ -25,10 +25,6 @@ constexpr std::int64_t kMaxGroups = 16;
 std::int64_t NumTiles(const AttendTask& task) { return CeilDiv(task.q_rows, kBlockM); }
 std::int64_t NumBlocks(const AttendTask& task) { return CeilDiv(task.kv.length_k, kBlockN); }
 
-KernelKey KeyOf(const AttendTask& task) {
-  return {task.kv.precision, task.kv.dtype, PaddedHeadDim(task.kv.head_dim)};
-}
-
 absl::Status CheckTask(const AttendTask& task) {
   if (task.q_begin % kBlockM != 0) {
     return absl::InvalidArgumentError(
@@ -104,6 +100,10 @@ DeviceTask ToDeviceTask(const AttendTask& task) {
 
 }  // namespace
 
+KernelKey KeyOf(const KvTask& task) {
+  return {task.precision, task.dtype, PaddedHeadDim(task.head_dim)};
+}
+
 absl::Status CheckAlignment(const char* name, const ConstHeads& heads, std::uintptr_t bytes) {
   constexpr std::int64_t kElements = 8;
   if (reinterpret_cast<std::uintptr_t>(heads.data) % bytes != 0 ||
@@ -147,8 +147,9 @@ ElementType ToElementType(DType dtype) {
 absl::StatusOr<AttendPlan> MakeAttendPlan(std::span<const AttendTask> tasks) {
   std::vector<std::size_t> order(tasks.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return KeyOf(tasks[a]) < KeyOf(tasks[b]); });
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return KeyOf(tasks[a].kv) < KeyOf(tasks[b].kv);
+  });
 
   AttendPlan plan;
   plan.tasks.reserve(tasks.size());
@@ -170,9 +171,9 @@ absl::StatusOr<AttendPlan> MakeAttendPlan(std::span<const AttendTask> tasks) {
     }
 
     const auto end = static_cast<std::int32_t>(plan.tasks.size()) + 1;
-    if (plan.groups.empty() || plan.groups.back().key != KeyOf(task)) {
+    if (plan.groups.empty() || plan.groups.back().key != KeyOf(task.kv)) {
       plan.groups.push_back(
-          {KeyOf(task), {.task_begin = end - 1, .item_begin = device.item_begin}});
+          {KeyOf(task.kv), {.task_begin = end - 1, .item_begin = device.item_begin}});
     }
     plan.groups.back().range.task_end = end;
     plan.groups.back().range.item_end = static_cast<std::int32_t>(plan.num_items);

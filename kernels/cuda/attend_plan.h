@@ -28,6 +28,7 @@ struct KernelKey {
            std::tie(b.precision, b.dtype, b.padded_dim);
   }
 };
+KernelKey KeyOf(const KvTask& task);
 
 // Tasks sorted by kernel, with the numbering of their items and list rows.
 struct AttendPlan {

@@ -84,10 +84,8 @@ absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
 absl::Status CudaStream::PrepareValues(const KvTask& task, const PreparedKvLayout& layout,
                                        std::uint8_t* base) {
   if (absl::Status status = CheckAlignment("v", task.v); !status.ok()) return status;
-  const KernelKey key = {task.precision, task.dtype, PaddedHeadDim(task.head_dim)};
-  if (!state_.HasKernel(key)) {
-    return absl::UnimplementedError("no kernel for the precision and dtype of a task");
-  }
+  const KernelKey key = KeyOf(task);
+  if (absl::Status status = state_.CheckKernel(key); !status.ok()) return status;
   const PrepareValuesArgs args = {
       .v = ToDeviceHeads(task.v, SizeOf(task.dtype)),
       .type = ToElementType(task.dtype),

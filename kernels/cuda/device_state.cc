@@ -33,6 +33,11 @@ absl::Status DeviceState::LoadKernels(bool compact) {
   return absl::OkStatus();
 }
 
+absl::Status DeviceState::CheckKernel(const KernelKey& key) const {
+  if (HasKernel(key)) return absl::OkStatus();
+  return absl::UnimplementedError("no kernel for the precision and dtype of a task");
+}
+
 absl::Status DeviceState::LoadE4m3Kernel(const sm80::KernelChoice& choice, DType dtype) {
   if (properties_.compute_capability < sm80::kFirstE4m3) return absl::OkStatus();
   sm80::Kernel kernel;

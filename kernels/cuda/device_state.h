@@ -28,6 +28,8 @@ class DeviceState {
   const DeviceProperties& properties() const { return properties_; }
   const sm80::Kernel& kernel(const KernelKey& key) const { return kernels_.at(key); }
   bool HasKernel(const KernelKey& key) const { return kernels_.contains(key); }
+  // UNIMPLEMENTED where there is no kernel for a task of this key.
+  absl::Status CheckKernel(const KernelKey& key) const;
 
   // ToStatus(), which also remembers the first sticky error.
   absl::Status Check(cudaError_t error, std::string_view action);

@@ -37,9 +37,7 @@ __device__ __forceinline__ std::uint8_t* BlockBytes(const PrepareKeysArgs& args,
   return args.k8 + (head * Blocks(args) + block) * kBlockKeys * args.padded_dim;
 }
 
-__device__ __forceinline__ float FiniteOrZero(float x) {
-  return MagnitudeBits(x) < 0x7f800000U ? x : 0.0F;
-}
+__device__ __forceinline__ float FiniteOrZero(float x) { return IsFinite(x) ? x : 0.0F; }
 
 template <typename Element>
 __global__ void __launch_bounds__(kThreads) SumBlocks(const PrepareKeysArgs args) {

@@ -45,8 +45,6 @@ __device__ __forceinline__ float* BlockStatistics(const PrepareValuesArgs& args,
   return reinterpret_cast<float*>(BlockBytes(args, block_index));
 }
 
-__device__ __forceinline__ bool IsFinite(float x) { return MagnitudeBits(x) < 0x7f800000U; }
-
 template <typename Element>
 __global__ void __launch_bounds__(kThreads) GatherStatistics(const PrepareValuesArgs args) {
   const int vectors = args.head_dim / kVector;

@@ -31,6 +31,8 @@ __device__ __forceinline__ std::uint32_t MagnitudeBits(float x) {
   return __float_as_uint(x) & 0x7fffffffU;
 }
 
+__device__ __forceinline__ bool IsFinite(float x) { return MagnitudeBits(x) < 0x7f800000U; }
+
 // Scale of a group and the factor that its elements are multiplied by before rounding.
 struct GroupScale {
   float scale;   // NaN for a group with a non-finite element
