@@ -1,9 +1,16 @@
 #include "server/command_line.h"
 
+#include <chrono>
+#include <cstdint>
 #include <iostream>
+#include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_split.h"
+#include "config/toml_reader.h"
 #include "server/version.h"
 
 namespace sage::server {
@@ -12,7 +19,7 @@ namespace {
 constexpr int kBadUsage = 2;
 
 constexpr char kFooter[] =
-    R"(Sizes take suffixes: 512MiB, 4GiB. A configuration file holds the same names, one a line:
+    R"(Sizes take suffixes: 512MiB, 4GiB. A configuration file is TOML and holds the same names:
 
   listen = ["127.0.0.1:50051"]
   backend = "cpu"
@@ -24,6 +31,59 @@ Examples:
   sage-server --listen unix:/run/sage/sage.sock --backend cuda
 )";
 
+// Whether an option is a key of the configuration file, too.
+bool IsSetting(const CLI::Option& option) {
+  const std::string& name = option.get_single_name();
+  return name != "help" && name != "version" && name != "config";
+}
+
+// The configuration file, for the options that are not among the flags.
+class SettingsFile {
+ public:
+  SettingsFile(CLI::App& app, TomlTable file) : app_(app), file_(std::move(file)) {}
+
+  // Sets them.
+  void Read() {
+    for (CLI::Option* option : app_.get_options()) {
+      if (!IsSetting(*option)) continue;
+      const std::string key = option->get_single_name();
+      const std::vector<std::string> values = file_.Texts(key);
+      if (values.empty() || option->count() > 0) continue;
+      from_file_.insert(key);
+      try {
+        for (const std::string& value : values) option->add_result(value);
+        option->run_callback();
+      } catch (const CLI::Error& error) {
+        file_.Refuse(key, error.what());
+      }
+    }
+  }
+
+  // What is wrong with the file, `checked` included, which says so of the options that are now set.
+  absl::Status Finish(const absl::Status& checked) {
+    const std::pair<std::string, std::string> refusal =  // KEY: what is wrong
+        absl::StrSplit(checked.message(), absl::MaxSplits(": ", 1));
+    if (from_file_.count(refusal.first) > 0) file_.Refuse(refusal.first, refusal.second);
+    const absl::Status status = file_.Finish();
+    return status.ok() ? checked : status;
+  }
+
+ private:
+  CLI::App& app_;
+  TomlTable file_;
+  std::set<std::string> from_file_;
+};
+
+// Checks the options, once those of the file, if there is one, are set.
+absl::Status Complete(CLI::App& app, const std::string& path, const ServerOptions& options) {
+  if (path.empty()) return CheckOptions(options);
+  absl::StatusOr<TomlTable> table = TomlTable::Open(path);
+  if (!table.ok()) return table.status();
+  SettingsFile file(app, *std::move(table));
+  file.Read();
+  return file.Finish(CheckOptions(options));
+}
+
 }  // namespace
 
 ParsedCommandLine ParseCommandLine(int argc, char** argv) {
@@ -32,16 +92,18 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   CLI::App app{"Serves block-sparse attention over gRPC.", "sage-server"};
   app.footer(kFooter);
   app.set_version_flag("--version", std::string("sage-server ") + kVersion);
-  app.set_config("--config", "", "Read options from this file; flags win over it");
-  app.allow_config_extras(CLI::config_extras_mode::error);
+  std::string config;
+  app.add_option("--config", config, "Read options from this file; flags win over it");
   app.option_defaults()->always_capture_default();
 
   const auto bytes = CLI::AsSizeValue(/*kb_is_1000=*/false);
-  std::int64_t stall_ms = o.stall_timeout.count();
-  std::int64_t tensor_lease_ms = o.tensor_lease.count();
-  std::int64_t tensor_max_lease_ms = o.tensor_max_lease.count();
-  std::int64_t drain_delay_ms = o.drain_delay.count();
-  std::int64_t drain_timeout_ms = o.drain_timeout.count();
+  const auto add_milliseconds = [&](const std::string& flag, std::chrono::milliseconds& value,
+                                    const std::string& description) {
+    return app
+        .add_option_function<std::int64_t>(
+            flag, [&value](std::int64_t ms) { value = std::chrono::milliseconds(ms); }, description)
+        ->default_str(std::to_string(value.count()));
+  };
 
   app.add_option("--listen", o.listen, "HOST:PORT (port 0: any free one) or unix:PATH; repeatable")
       ->group("Network");
@@ -50,8 +112,8 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
       ->group("Network");
   app.add_option("--max-connections", o.max_connections, "Connections at a time; more are closed")
       ->group("Network");
-  app.add_option("--stall-timeout-ms", stall_ms,
-                 "End a stream whose client neither reads nor writes for so long")
+  add_milliseconds("--stall-timeout-ms", o.stall_timeout,
+                   "End a stream whose client neither reads nor writes for so long")
       ->group("Network");
   app.add_flag("--reflection", o.reflection, "Serve gRPC reflection")->group("Network");
   app.add_option("--port-file", o.port_file, "Write the TCP port here once ready")
@@ -84,10 +146,10 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
                  "Resident tensors of one tenant; 0: half of the device memory")
       ->transform(bytes)
       ->group("Memory");
-  app.add_option("--tensor-lease-ms", tensor_lease_ms,
-                 "How long a resident tensor stays unless renewed, where its client does not say")
+  add_milliseconds("--tensor-lease-ms", o.tensor_lease,
+                   "How long a resident tensor stays unless renewed, where its client does not say")
       ->group("Memory");
-  app.add_option("--tensor-max-lease-ms", tensor_max_lease_ms, "The longest lease that is granted")
+  add_milliseconds("--tensor-max-lease-ms", o.tensor_max_lease, "The longest lease that is granted")
       ->group("Memory");
   app.add_option("--max-requests", o.max_requests, "Requests at a time; more are refused")
       ->group("Memory");
@@ -95,10 +157,10 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--metrics-listen", o.metrics_listen,
                  "HOST:PORT of the Prometheus endpoint; empty: none")
       ->group("Operation");
-  app.add_option("--drain-delay-ms", drain_delay_ms,
-                 "On SIGTERM, serve on for so long after health has turned off")
+  add_milliseconds("--drain-delay-ms", o.drain_delay,
+                   "On SIGTERM, serve on for so long after health has turned off")
       ->group("Operation");
-  app.add_option("--drain-timeout-ms", drain_timeout_ms, "Then wait so long for running requests")
+  add_milliseconds("--drain-timeout-ms", o.drain_timeout, "Then wait so long for running requests")
       ->group("Operation");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error or off")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
@@ -111,12 +173,7 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
     parsed.exit_status = code == 0 ? 0 : kBadUsage;
     return parsed;
   }
-  o.stall_timeout = std::chrono::milliseconds(stall_ms);
-  o.tensor_lease = std::chrono::milliseconds(tensor_lease_ms);
-  o.tensor_max_lease = std::chrono::milliseconds(tensor_max_lease_ms);
-  o.drain_delay = std::chrono::milliseconds(drain_delay_ms);
-  o.drain_timeout = std::chrono::milliseconds(drain_timeout_ms);
-  if (const absl::Status status = CheckOptions(o); !status.ok()) {
+  if (const absl::Status status = Complete(app, config, o); !status.ok()) {
     std::cerr << "sage-server: " << status.message() << "\nRun with --help for more information.\n";
     parsed.exit_status = kBadUsage;
   }

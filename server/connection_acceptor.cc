@@ -18,7 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "server/listen_address.h"
+#include "config/address.h"
 #include "spdlog/spdlog.h"
 
 namespace sage::server {

@@ -3,7 +3,7 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
-#include "server/listen_address.h"
+#include "config/address.h"
 
 namespace sage::server {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "client/cli/toml_reader.h"
 #include "client/client.h"
+#include "config/toml_reader.h"
 
 namespace sage::cli {
 namespace {

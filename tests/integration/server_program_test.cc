@@ -172,11 +172,19 @@ TEST_F(ServerProgram, ReadsAConfigurationFileThatFlagsOverride) {
 }
 
 TEST_F(ServerProgram, RefusesABadConfigurationFile) {
-  ExpectExit({"--config", WriteConfig("no-such-key = 1\n")}, 2, HasSubstr("no-such-key"));
-  ExpectExit({"--config", WriteConfig("max-requests = \"many\"\n")}, 2,
-             AllOf(HasSubstr("max-requests"), HasSubstr("many")));
+  ExpectExit({"--config", WriteConfig("threads = 1\nno-such-key = 1\n")}, 2,
+             HasSubstr("sage.conf:2: unknown key 'no-such-key'"));
+  ExpectExit({"--config", WriteConfig("\nmax-requests = \"many\"\n")}, 2,
+             AllOf(HasSubstr("sage.conf:2: max-requests: "), HasSubstr("many")));
   ExpectExit({"--config", WriteConfig("backend = \"tpu\"\n")}, 2,
-             HasSubstr("backend: got tpu, allowed auto, cpu, cuda"));
+             HasSubstr("sage.conf:1: backend: got tpu, allowed auto, cpu, cuda"));
+  ExpectExit({"--config", WriteConfig("threads = [1, 2]\n")}, 2,
+             HasSubstr("sage.conf:1: threads: "));
+  ExpectExit({"--config", WriteConfig("threads = {}\n")}, 2,
+             HasSubstr("sage.conf:1: threads: must be a string, a number"));
+  ExpectExit({"--config", WriteConfig("backend = \n")}, 2, HasSubstr("sage.conf:1: "));
+  ExpectExit({"--config", WriteConfig("streams = 65\n"), "--streams", "66"}, 2,
+             HasSubstr("sage-server: streams: got 66, allowed 0 to 64"));
   ExpectExit({"--config", folder_.File("nowhere.conf")}, 2, HasSubstr("nowhere.conf"));
 }
 

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/generated_inputs.h"
-#include "client/cli/toml_reader.h"
+#include "config/toml_reader.h"
 
 namespace sage::cli {
 namespace {

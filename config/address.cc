@@ -1,4 +1,4 @@
-#include "server/listen_address.h"
+#include "config/address.h"
 
 #include <arpa/inet.h>
 
@@ -6,7 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
-namespace sage::server {
+namespace sage {
 namespace {
 
 bool IsUnix(const std::string& address) { return absl::StartsWith(address, "unix:"); }
@@ -43,4 +43,4 @@ bool IsLocal(const std::string& address) {
   return loopback || host_port->host == "localhost" || host_port->host == "::1";
 }
 
-}  // namespace sage::server
+}  // namespace sage

@@ -1,4 +1,4 @@
-#include "client/cli/toml_reader.h"
+#include "config/toml_reader.h"
 
 #include <filesystem>
 #include <set>
@@ -8,7 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "toml++/toml.h"
 
-namespace sage::cli {
+namespace sage {
 
 struct TomlTable::State {
   std::string path;
@@ -81,6 +81,43 @@ void TomlTable::Read(const std::string& key, bool* value) {
   state_->Read(key, "true or false", value);
 }
 
+void TomlTable::Read(const std::string& key, std::vector<std::string>* values) {
+  const toml::node* node = state_->Find(key);
+  if (node == nullptr) return;
+  const toml::array* array = node->as_array();
+  if (array == nullptr || (!array->empty() && !array->is_homogeneous<std::string>())) {
+    Refuse(key, "must be strings, in brackets");
+    return;
+  }
+  values->clear();
+  for (const toml::node& element : *array) values->push_back(element.as_string()->get());
+}
+
+std::vector<std::string> TomlTable::Texts(const std::string& key) {
+  std::vector<std::string> texts;
+  const toml::node* node = state_->Find(key);
+  if (node == nullptr) return texts;
+  const auto add = [&](const toml::node& value) {
+    if (const auto text = value.value_exact<std::string>()) {
+      texts.push_back(*text);
+    } else if (const auto whole = value.value_exact<std::int64_t>()) {
+      texts.push_back(absl::StrCat(*whole));
+    } else if (const auto number = value.value_exact<double>()) {
+      texts.push_back(absl::StrCat(*number));
+    } else if (const auto truth = value.value_exact<bool>()) {
+      texts.emplace_back(*truth ? "true" : "false");
+    } else {
+      Refuse(key, "must be a string, a number, true or false, or an array of those");
+    }
+  };
+  if (const toml::array* array = node->as_array()) {
+    for (const toml::node& element : *array) add(element);
+  } else {
+    add(*node);
+  }
+  return texts;
+}
+
 std::vector<TomlTable> TomlTable::Tables(const std::string& key) {
   std::vector<TomlTable> tables;
   const toml::node* node = state_->Find(key);
@@ -119,6 +156,8 @@ std::vector<std::pair<std::string, TomlTable>> TomlTable::NamedTables(const std:
   return tables;
 }
 
+bool TomlTable::Has(const std::string& key) const { return state_->table->contains(key); }
+
 void TomlTable::Refuse(const std::string& key, const std::string& why) {
   const toml::node* node = state_->Find(key);
   state_->status.Update(
@@ -135,4 +174,4 @@ absl::Status TomlTable::Finish() const {
   return absl::OkStatus();
 }
 
-}  // namespace sage::cli
+}  // namespace sage

@@ -1,12 +1,12 @@
 // HOST:PORT addresses.
-#ifndef SAGE_SERVER_LISTEN_ADDRESS_H_
-#define SAGE_SERVER_LISTEN_ADDRESS_H_
+#ifndef SAGE_CONFIG_ADDRESS_H_
+#define SAGE_CONFIG_ADDRESS_H_
 
 #include <string>
 
 #include "absl/status/statusor.h"
 
-namespace sage::server {
+namespace sage {
 
 struct HostPort {
   std::string host;
@@ -22,6 +22,6 @@ absl::Status CheckAddress(const std::string& address);
 // Whether only this machine can reach the address: unix:PATH, localhost, 127.0.0.0/8 or [::1].
 bool IsLocal(const std::string& address);
 
-}  // namespace sage::server
+}  // namespace sage
 
-#endif  // SAGE_SERVER_LISTEN_ADDRESS_H_
+#endif  // SAGE_CONFIG_ADDRESS_H_
