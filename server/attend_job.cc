@@ -1,6 +1,7 @@
 #include "server/attend_job.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -65,6 +66,22 @@ struct Borrowed {
 
 // Soon enough to find the other request ended.
 constexpr std::chrono::milliseconds kOutputRetryDelay{10};
+
+// Pairs of a query row and a key that exist for one query head of a unit; masks not counted.
+double VisiblePairs(const AttentionProblem& problem, const Unit& unit) {
+  const std::int64_t length_q = problem.length_q(unit.batch);
+  const std::int64_t length_k = problem.length_k(unit.batch);
+  const std::int64_t end = std::min(unit.q_begin + unit.q_count, length_q);
+  if (!problem.is_causal) {
+    return static_cast<double>(std::max<std::int64_t>(0, end - unit.q_begin)) *
+           static_cast<double>(length_k);
+  }
+  // Row r sees r + 1 + shift keys, from the first row that sees any.
+  const std::int64_t shift = length_k - length_q;
+  const std::int64_t begin = std::max(unit.q_begin, -shift);
+  if (begin >= end) return 0;
+  return static_cast<double>(end - begin) * static_cast<double>(begin + 1 + end + 2 * shift) / 2;
+}
 
 // A unit's piece is a packed tensor of its own in the request's layout.
 template <typename Pointer>
@@ -143,6 +160,7 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   }
   const std::shared_ptr<SharedMask>& mask = job->context_->mask;
   job->block_density_ = MaskDensity(job->problem_, mask == nullptr ? BlockMask() : mask->mask);
+  if (absl::Status in_time = job->CheckTime(); !in_time.ok()) return in_time;
   return job;
 }
 
@@ -158,6 +176,8 @@ AttendJob::AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobRe
       units_(std::move(units)),
       context_(std::make_shared<RequestContext>()),
       group_unsent_(units_.size(), 0) {
+  context_->tenant = spec.tenant;
+  context_->priority = spec.priority;
   context_->deadline = spec.deadline;
   for (const Unit& unit : units_) {
     payload_bytes_ += unit.payload_bytes();
@@ -223,6 +243,53 @@ AttendJob::Cost AttendJob::DeviceCost(const Unit& unit) const {
     cost.kv += copies.kv;
   }
   return cost;
+}
+
+DeviceWork AttendJob::WorkOf(const Unit& unit) const {
+  DeviceWork work;
+  work[DeviceWork::kLaunches] = 1;
+  const double pairs = VisiblePairs(problem_, unit) * block_density_;
+  const auto heads = static_cast<double>(unit.kv_head_count * problem_.group_size());
+  const std::int64_t width = problem_.head_dim > 64 ? 128 : 64;  // of the kernel
+  work[DeviceWork::Operations(problem_.precision, problem_.head_dim)] =
+      4 * pairs * heads * static_cast<double>(width);
+  if (unit.q_begin == 0 && KeptKv(unit) == nullptr) {
+    work[DeviceWork::ElementsPrepared(problem_.precision)] =
+        static_cast<double>(unit.kv_head_count * problem_.length_k(unit.batch) * problem_.head_dim);
+  }
+  if (!device_.backend().info().unified_memory) {
+    work[DeviceWork::kBytesCopied] = static_cast<double>(
+        QueryBytes(unit) + KeyBytes(unit) + unit.v_bytes + unit.out_bytes + unit.lse_bytes);
+  }
+  return work;
+}
+
+double AttendJob::EstimatedSeconds() const {
+  DeviceWork work;
+  for (const Unit& unit : units_) work += WorkOf(unit);
+  return device_.engine().cost_model().Seconds(work);
+}
+
+absl::Status AttendJob::CheckTime() const {
+  const auto in_ms = [](double seconds) { return std::llround(std::ceil(seconds * 1e3)); };
+  const double own = EstimatedSeconds();
+  const double ahead = device_.engine().SecondsAhead(context_->tenant, context_->priority, own);
+  const double limit = std::chrono::duration<double>(resources_.max_queue).count();
+  if (ahead > limit) {
+    // Until a part of the queue has gone, not just what is beyond the limit.
+    return WithRetryDelay(
+        LimitReached("server.queue_ms", absl::StrCat("the request would wait for ", in_ms(ahead),
+                                                     ", the limit is ", in_ms(limit))),
+        std::chrono::milliseconds(in_ms(ahead - limit * 3 / 4)));
+  }
+  const double left =
+      std::chrono::duration<double>(context_->deadline - std::chrono::steady_clock::now()).count();
+  if (ahead + own <= left) return absl::OkStatus();
+  absl::Status status = absl::DeadlineExceededError(absl::StrCat(
+      "the deadline cannot be met: about ", in_ms(own), " ms of the device are needed, ",
+      in_ms(ahead), " ms are queued before, ", in_ms(left), " ms are left"));
+  return own < left ? WithRetryDelay(std::move(status), std::chrono::milliseconds(in_ms(ahead)))
+                    : status;
 }
 
 std::uint64_t AttendJob::PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const {
@@ -418,6 +485,8 @@ absl::StatusOr<std::optional<UnitWork>> AttendJob::TakeReadyUnit() {
   work.q_bytes = QueryBytes(unit);
   work.out_bytes = unit.out_bytes + unit.lse_bytes;
   work.out_is_resident = resident_.output != nullptr;
+  work.device_work = WorkOf(unit);
+  work.seconds = device_.engine().cost_model().Seconds(work.device_work);
   work.kv = kv_;
   work.request = context_;
   if (LastOfGroup(next_unit_)) kv_.reset();

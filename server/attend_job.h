@@ -37,6 +37,8 @@ struct JobSpec {
   std::uint64_t mask_bytes = 0;
   std::function<absl::StatusOr<BlockMask>()> make_mask;
   std::string request_id;
+  std::string tenant;
+  int priority = 0;  // larger first between requests of one tenant
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   // Units are whole batch entries, whose pieces lie in one stretch in the whole tensors, unless k
   // and v are both resident.
@@ -52,6 +54,8 @@ struct JobResources {
   Admission& admission;
   SlabPool& host_pool;
   PlanLimits plan_limits;
+  // A request that would have to wait longer than this for the device is refused.
+  std::chrono::milliseconds max_queue = std::chrono::milliseconds::max();
 };
 
 class AttendJob {
@@ -59,8 +63,8 @@ class AttendJob {
   // Plans and reserves, for a run on `device`, which outlives the job and holds its resident
   // operands. `window_bytes` is what a client may be ahead of its answers; the job's own window is
   // never smaller than its largest unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no kernel),
-  // FAILED_PRECONDITION (can never fit), RESOURCE_EXHAUSTED (does not fit now, or its resident
-  // output is in use).
+  // FAILED_PRECONDITION (can never fit), RESOURCE_EXHAUSTED (does not fit now, its resident output
+  // is in use, or too much is queued before it), DEADLINE_EXCEEDED (by estimate it cannot be met).
   static absl::StatusOr<std::unique_ptr<AttendJob>> Create(JobSpec spec,
                                                            const JobResources& resources,
                                                            Device& device,
@@ -131,6 +135,11 @@ class AttendJob {
   AttendTask MakeTask(const Unit& unit) const;
   // The group that resident k and v keep prepared for the unit, if they do.
   std::shared_ptr<KvGroup> KeptKv(const Unit& unit) const;
+  // What a unit asks of the device, and how long all of them take, by estimate.
+  DeviceWork WorkOf(const Unit& unit) const;
+  double EstimatedSeconds() const;
+  // Whether the device can be done with the request in time; the reason where not.
+  absl::Status CheckTime() const;
   // Largest memory that units whose payload fits the window can hold at once.
   std::uint64_t PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const;
   bool LastOfGroup(std::uint32_t unit) const;

@@ -84,7 +84,9 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
 
   void CheckStall(Clock::time_point now) override {
     Step([&] {
-      if (writing_ && now - write_started_ > core_.stall_timeout) {
+      if (job_ != nullptr && !PayloadComplete() && now >= job_->context()->deadline) {
+        Fail(absl::DeadlineExceededError("the deadline passed before all payload had come"));
+      } else if (writing_ && now - write_started_ > core_.stall_timeout) {
         Stall("did not read its output");
         context_.TryCancel();  // or the write would never end
       } else if (reading_ && !writing_ && units_running_ == 0 && !PayloadComplete() &&

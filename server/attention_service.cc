@@ -15,10 +15,11 @@ namespace {
 // Another server of the same service can take the request right away.
 constexpr std::chrono::milliseconds kDrainRetryDelay{1000};
 
-std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerContext& context) {
+std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerContext& context,
+                                                     std::chrono::milliseconds default_deadline) {
   const auto system_deadline = context.deadline();
   if (system_deadline == std::chrono::system_clock::time_point::max()) {
-    return std::chrono::steady_clock::time_point::max();
+    return std::chrono::steady_clock::now() + default_deadline;
   }
   // A century is beyond any deadline, and small enough to add to the clock.
   const auto left = std::min<std::chrono::system_clock::duration>(
@@ -41,7 +42,8 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
   absl::StatusOr<JobSpec> spec = DecodeHeader(header, max_mask_bytes, {tensors, tenant, server_id});
   if (!spec.ok()) return spec.status();
   if (spec->request_id.empty()) spec->request_id = RandomId();
-  spec->deadline = SteadyDeadline(context);
+  spec->tenant = tenant;
+  spec->deadline = SteadyDeadline(context, default_deadline);
   if (std::chrono::steady_clock::now() >= spec->deadline) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }

@@ -43,6 +43,7 @@ struct AttentionCore {
   std::uint64_t chunk_bytes;      // of output chunks
   std::uint64_t max_chunk_bytes;  // of a client's chunks
   std::chrono::milliseconds stall_timeout;
+  std::chrono::milliseconds default_deadline;  // of requests whose client gives none
   TensorStore& tensors;
   StallWatch& stalls;
   std::atomic<bool> draining = false;

@@ -176,6 +176,7 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
   }
   if (absl::Status status = CheckRequestId(header.request_id()); !status.ok()) return status;
   spec.request_id = header.request_id();
+  spec.priority = header.priority();
 
   ResidentOperands& resident = spec.resident;
   absl::Status status =

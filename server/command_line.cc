@@ -152,7 +152,13 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   add_milliseconds("--tensor-max-lease-ms", o.tensor_max_lease, "The longest lease that is granted")
       ->group("Memory");
   app.add_option("--max-requests", o.max_requests, "Requests at a time; more are refused")
-      ->group("Memory");
+      ->group("Queue");
+  add_milliseconds("--max-queue-ms", o.max_queue,
+                   "Refuse requests that would wait longer than this for the device, by estimate")
+      ->group("Queue");
+  add_milliseconds("--default-deadline-ms", o.default_deadline,
+                   "How long a request may take where its client gives no deadline")
+      ->group("Queue");
 
   app.add_option("--metrics-listen", o.metrics_listen,
                  "HOST:PORT of the Prometheus endpoint; empty: none")

@@ -77,7 +77,7 @@ void Engine::Submit(UnitWork work) {
   work.submitted = Clock::now();
   {
     const std::lock_guard lock(mutex_);
-    queue_.push_back(std::move(work));
+    queue_.Push(std::move(work));
   }
   wake_.notify_one();
 }
@@ -94,6 +94,24 @@ void Engine::Cancel(RequestContext& request) {
 std::size_t Engine::queue_depth() const {
   const std::lock_guard lock(mutex_);
   return queue_.size();
+}
+
+double Engine::queued_seconds() const {
+  const std::lock_guard lock(mutex_);
+  return RunningSeconds() + queue_.seconds();
+}
+
+double Engine::SecondsAhead(const std::string& tenant, int priority, double own_seconds) const {
+  const std::lock_guard lock(mutex_);
+  return RunningSeconds() + queue_.SecondsAhead(tenant, priority, own_seconds);
+}
+
+double Engine::RunningSeconds() const {
+  double seconds = 0;
+  for (const Lane& lane : lanes_) seconds += lane.seconds;
+  if (seconds == 0) return 0;
+  const double passed = std::chrono::duration<double>(Clock::now() - busy_since_).count();
+  return std::max(0.0, seconds - passed);
 }
 
 void Engine::Run() {
@@ -115,13 +133,9 @@ void Engine::Run() {
       lock.lock();
     } else if (stopping_ || cancel_requested_) {
       // Units that must not start leave the queue in their order.
-      std::vector<UnitWork> dropped;
-      std::deque<UnitWork> kept;
-      for (UnitWork& work : queue_) {
-        const bool drop = stopping_ || work.request->cancelled.load(std::memory_order_relaxed);
-        drop ? dropped.push_back(std::move(work)) : kept.push_back(std::move(work));
-      }
-      queue_ = std::move(kept);
+      std::vector<UnitWork> dropped = queue_.Extract([this](const UnitWork& work) {
+        return stopping_ || work.request->cancelled.load(std::memory_order_relaxed);
+      });
       cancel_requested_ = false;
       if (stopping_ && dropped.empty()) {
         if (!any_busy) return;
@@ -150,11 +164,11 @@ std::vector<UnitWork> Engine::TakeBatch() {
   std::vector<UnitWork> batch;
   double operations = 0;
   while (!queue_.empty() && batch.size() < static_cast<std::size_t>(options_.launch_units)) {
-    operations += Operations(queue_.front().task);
-    const bool alone = CopyBytes(queue_.front()) > options_.launch_copy_bytes;
+    const UnitWork& next = queue_.Next();
+    operations += Operations(next.task);
+    const bool alone = CopyBytes(next) > options_.launch_copy_bytes;
     if (!batch.empty() && (alone || operations > options_.launch_operations)) break;
-    batch.push_back(std::move(queue_.front()));
-    queue_.pop_front();
+    batch.push_back(queue_.Pop());
     if (alone) break;
   }
   return batch;
@@ -177,7 +191,19 @@ void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {
     }
   }
   if (lane.works.empty()) return;
-  lane.busy = true;
+  lane.device_work = {};
+  for (const UnitWork& work : lane.works) lane.device_work += work.device_work;
+  lane.device_work[DeviceWork::kLaunches] = 1;
+  lane.issued = now;
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::none_of(lanes_.begin(), lanes_.end(), [](const Lane& l) { return l.busy; })) {
+      busy_since_ = now;
+    }
+    lane.busy = true;
+    lane.seconds = cost_model_.Seconds(lane.device_work);
+  }
+  launches_.fetch_add(1, std::memory_order_relaxed);
   lane.issue_status = Issue(lane);
   // Even after a failure: earlier work of this launch may still be using its memory.
   const absl::Status then = lane.stream->Then([this, &lane](absl::Status status) {
@@ -354,14 +380,27 @@ void Engine::Complete(Lane& lane, absl::Status status) {
   lane.device_outs.clear();
   std::vector<UnitWork> works = std::move(lane.works);
   lane.works.clear();
-  lane.busy = false;
+  const Clock::time_point now = Clock::now();
+  Clock::time_point begun;
+  {
+    const std::lock_guard lock(mutex_);
+    // Launches that overlap share the device: each counts from the end of the one before it.
+    begun = std::max(lane.issued, busy_since_);
+    busy_since_ = now;
+    lane.busy = false;
+    lane.seconds = 0;
+  }
 
   double operations = 0;
   for (const UnitWork& work : works) operations += Operations(work.task);
-  const Clock::time_point now = Clock::now();
   double on_device = 0;
   for (const double stage : seconds) on_device += stage;
-  if (status.ok()) units_computed_.fetch_add(works.size(), std::memory_order_relaxed);
+  if (status.ok()) {
+    units_computed_.fetch_add(works.size(), std::memory_order_relaxed);
+    cost_model_.Observe(lane.device_work, std::chrono::duration<double>(now - begun).count());
+  } else {
+    failed_launches_.fetch_add(1, std::memory_order_relaxed);
+  }
   for (UnitWork& work : works) {
     const double share = operations > 0 ? Operations(work.task) / operations
                                         : 1.0 / static_cast<double>(works.size());

@@ -13,11 +13,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -25,76 +24,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "server/cost_model.h"
 #include "server/slab_pool.h"
+#include "server/unit_queue.h"
+#include "server/unit_work.h"
 
 namespace sage::server {
-
-// Device memory that one unit fills and later units read, of this request or of others.
-struct DeviceCopy {
-  Slab slab;
-  std::unique_ptr<Event> ready;  // recorded behind what fills the slab
-};
-
-// A mask of one request, or a resident one that many share.
-struct SharedMask {
-  BlockMask mask;
-  std::shared_ptr<DeviceCopy> device;  // engine thread only; null until a unit has copied it
-};
-
-// What the units of one request share.
-struct RequestContext {
-  std::shared_ptr<SharedMask> mask;      // null: every block
-  std::shared_ptr<const void> borrowed;  // what the units point into; for as long as they run
-  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
-  std::atomic<bool> cancelled = false;
-};
-
-// Keys and values of some heads, shared by the units whose queries read them: those of one request,
-// or, where k and v are resident, those of many. What travelled lies in `host`; `task` points there
-// until the engine has moved it to the device. What is resident is pointed to where it is.
-struct KvGroup {
-  KvTask task;
-  Slab host;                  // k, with its scales where it has some, then v: what travelled
-  std::uint64_t k_bytes = 0;  // in `host`
-  std::uint64_t v_bytes = 0;
-
-  Slab device;                           // engine thread only
-  std::shared_ptr<DeviceCopy> prepared;  // engine thread only; null until a unit has prepared it
-};
-
-// Device seconds of a unit by stage; a launch's time is split among its units by their work.
-struct UnitTimings {
-  double queue = 0;
-  double h2d = 0;
-  double prepare = 0;
-  double kernel = 0;
-  double d2h = 0;
-};
-
-struct UnitResult {
-  std::uint32_t unit = 0;
-  absl::Status status;
-  Slab out;  // output, then lse; defined only where status is OK
-  UnitTimings timings;
-};
-
-// One unit, ready to run. `task.q`, its scales, `task.out` and `task.lse` point into the host
-// slabs, or into device memory where q or the output is resident.
-struct UnitWork {
-  std::uint32_t unit = 0;
-  AttendTask task;
-  Slab q;                       // with its scales; empty where q is resident
-  Slab out;                     // what travels back: output unless resident, then lse
-  std::uint64_t q_bytes = 0;    // in `q`
-  std::uint64_t out_bytes = 0;  // in `out`
-  bool out_is_resident = false;
-  std::shared_ptr<KvGroup> kv;
-  std::shared_ptr<RequestContext> request;
-  // Called once, on the engine's thread; must not block.
-  std::function<void(UnitResult)> done;
-
-  std::chrono::steady_clock::time_point submitted;  // set by the engine
-};
 
 struct EngineOptions {
   int streams = 2;
@@ -123,6 +58,17 @@ class Engine {
 
   std::size_t queue_depth() const;
   std::uint64_t units_computed() const { return units_computed_.load(std::memory_order_relaxed); }
+  std::uint64_t launches() const { return launches_.load(std::memory_order_relaxed); }
+  std::uint64_t failed_launches() const { return failed_launches_.load(std::memory_order_relaxed); }
+
+  // What the device takes for its work, corrected by every launch.
+  CostModel& cost_model() { return cost_model_; }
+
+  // Estimated device time of all units that are queued or running.
+  double queued_seconds() const;
+  // Of those that run before the last of `own_seconds` more of this tenant and priority: with these
+  // the least that a request must wait for its end.
+  double SecondsAhead(const std::string& tenant, int priority, double own_seconds) const;
 
  private:
   // A stream and the launch on it.
@@ -130,9 +76,12 @@ class Engine {
     std::unique_ptr<Stream> stream;
     // start, copied in, prepared, attended, copied out
     std::unique_ptr<Event> events[5];
-    bool busy = false;
+    bool busy = false;   // written with mutex_ held
+    double seconds = 0;  // by estimate; written with mutex_ held
 
     // The launch.
+    DeviceWork device_work;
+    std::chrono::steady_clock::time_point issued;
     std::vector<UnitWork> works;
     std::vector<Slab> slabs;                          // device inputs, outputs and workspace
     std::vector<std::byte*> device_outs;              // what is copied out, a unit each
@@ -146,6 +95,7 @@ class Engine {
 
   void Run();
   std::vector<UnitWork> TakeBatch();  // with mutex_ held
+  double RunningSeconds() const;      // with mutex_ held
   std::uint64_t CopyBytes(const UnitWork& work) const;
   void Launch(Lane& lane, std::vector<UnitWork> works);
   absl::Status Issue(Lane& lane);
@@ -157,12 +107,16 @@ class Engine {
   Backend& backend_;
   SlabPool& device_pool_;
   const EngineOptions options_;
+  CostModel cost_model_;
   std::atomic<std::uint64_t> units_computed_ = 0;
+  std::atomic<std::uint64_t> launches_ = 0;
+  std::atomic<std::uint64_t> failed_launches_ = 0;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_.
-  std::deque<UnitWork> queue_;
+  UnitQueue queue_;
+  std::chrono::steady_clock::time_point busy_since_;  // or the last launch's end, where later
   bool cancel_requested_ = false;
   bool stopping_ = false;
 

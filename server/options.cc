@@ -33,7 +33,7 @@ absl::Status CheckOptions(const ServerOptions& options) {
     std::int64_t got, least, most;
   };
   constexpr std::int64_t kManyBytes = std::int64_t{1} << 50;
-  const std::array<Range, 11> ranges = {{
+  const std::array<Range, 13> ranges = {{
       {"threads", options.threads, 0, 4096},
       {"streams", options.streams, 0, 64},
       {"unit", static_cast<std::int64_t>(options.unit_bytes), 1, kManyBytes},
@@ -42,6 +42,8 @@ absl::Status CheckOptions(const ServerOptions& options) {
       {"tensor-max-lease-ms", options.tensor_max_lease.count(), 1, 31536000000},
       {"max-requests", static_cast<std::int64_t>(options.max_requests), 1, 1 << 20},
       {"max-connections", static_cast<std::int64_t>(options.max_connections), 1, 1 << 20},
+      {"max-queue-ms", options.max_queue.count(), 1, 86400000},
+      {"default-deadline-ms", options.default_deadline.count(), 1, 31536000000},
       {"stall-timeout-ms", options.stall_timeout.count(), 1, 86400000},
       {"drain-delay-ms", options.drain_delay.count(), 0, 86400000},
       {"drain-timeout-ms", options.drain_timeout.count(), 0, 86400000},

@@ -36,6 +36,10 @@ struct ServerOptions {
   std::uint64_t max_requests = 256;
   std::uint64_t max_connections = 1024;
 
+  // A request that would wait longer than this for the device, by estimate, is refused.
+  std::chrono::milliseconds max_queue{30000};
+  // From its beginning, a request may take this long where its client gives no deadline.
+  std::chrono::milliseconds default_deadline{3600000};
   // A peer that keeps the server waiting this long, to read or to write, is ended.
   std::chrono::milliseconds stall_timeout{30000};
   // On SIGTERM: time between turning health off and refusing work, and then for running requests to

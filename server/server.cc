@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -17,6 +18,7 @@
 #include "grpcpp/grpcpp.h"
 #include "proto/wire/enums.h"
 #include "server/attention_service.h"
+#include "server/calibration.h"
 #include "server/codec.h"
 #include "server/connection_acceptor.h"
 #include "server/random_id.h"
@@ -199,6 +201,15 @@ std::vector<Gauge> Server::Parts::Gauges() const {
             [this] { return admission.active_requests(); }),
       gauge("queue_depth", "Units waiting for a stream.",
             [this] { return Sum([](Device& d) { return d.engine().queue_depth(); }); }),
+      gauge("queue_estimated_seconds",
+            "Device time of all units that wait or run, by estimate, where it is most.",
+            [this] {
+              double most = 0;
+              for (const auto& device : devices) {
+                most = std::max(most, device->engine().queued_seconds());
+              }
+              return most;
+            }),
       gauge("tensors", "Resident tensors that have a handle.", [this] { return store.size(); }),
       gauge("connections", "Open connections.", [this] { return acceptor.connections(); }),
       gauge("connections_refused", "Connections closed because of the limit.",
@@ -225,9 +236,18 @@ std::vector<Gauge> Server::Parts::Gauges() const {
   gauges.push_back(gauge(
       "device_bytes", "Memory of all devices that kernels work on.",
       [this] { return store.stored_bytes(); }, "tensors"));
-  gauges.push_back({"lease_expired_total", "Resident tensors whose lease ended.",
-                    [this] { return static_cast<double>(store.leases_expired()); }});
-  gauges.back().counts = true;
+  const auto counter = [&](const char* name, const char* help, auto read) {
+    gauges.push_back({name, help, [read] { return static_cast<double>(read()); }});
+    gauges.back().counts = true;
+  };
+  counter("lease_expired_total", "Resident tensors whose lease ended.",
+          [this] { return store.leases_expired(); });
+  counter("units_computed_total", "Units of requests that devices have computed.",
+          [this] { return Sum([](Device& d) { return d.engine().units_computed(); }); });
+  counter("launches_total", "Launches on devices, of one unit or several.",
+          [this] { return Sum([](Device& d) { return d.engine().launches(); }); });
+  counter("device_errors_total", "Launches that failed.",
+          [this] { return Sum([](Device& d) { return d.engine().failed_launches(); }); });
   gauges.push_back(
       {"build_info", "Always 1; the version is a label.", [] { return 1.0; }, "version", kVersion});
   return gauges;
@@ -239,7 +259,8 @@ absl::Status Server::Parts::Open() {
                host_pool,
                {.unit_bytes = options.unit_bytes,
                 .unit_operations =
-                    ForDevice(options, devices.front()->backend().info()).launch_operations}},
+                    ForDevice(options, devices.front()->backend().info()).launch_operations},
+               options.max_queue},
       .devices = Devices(),
       .metrics = metrics,
       .server_id = server_id,
@@ -249,6 +270,7 @@ absl::Status Server::Parts::Open() {
       .chunk_bytes = kOutputChunkBytes,
       .max_chunk_bytes = kMaxChunkBytes,
       .stall_timeout = options.stall_timeout,
+      .default_deadline = options.default_deadline,
       .tensors = store,
       .stalls = stalls});
 
@@ -315,6 +337,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     absl::StatusOr<std::unique_ptr<Device>> device =
         Device::Create(std::move(backend), memory_bytes, engine);
     if (!device.ok()) return device.status();
+    // A small part of a launch, so that starting takes no time to speak of.
+    const absl::StatusOr<CostModel::Rates> rates =
+        MeasureRates((*device)->backend(), engine.launch_operations / 20);
+    if (!rates.ok()) return rates.status();
+    (*device)->engine().cost_model().Calibrate(*rates);
     devices.push_back(*std::move(device));
   }
   std::unique_ptr<Server> server(

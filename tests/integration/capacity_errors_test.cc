@@ -18,6 +18,8 @@ using grpc::StatusCode;
 using ::testing::MatchesRegex;
 using ::testing::StartsWith;
 
+constexpr auto kNoDeadline = std::chrono::system_clock::time_point::max();
+
 class CapacityErrors : public FaultyServerFixture {
  protected:
   void Start(const server::ServerOptions& options) {
@@ -178,6 +180,37 @@ TEST_F(CapacityErrors, DeadlinePassesBeforePayload) {
   EXPECT_EQ(stream.Finish().error_code(), StatusCode::DEADLINE_EXCEEDED);
   EXPECT_EQ(AwaitIdle(), server::Server::Held{});
   EXPECT_TRUE(StreamsRightly(*stub_, sample_));
+}
+
+TEST_F(CapacityErrors, DeadlineThatTheDeviceCannotMeet) {
+  Start(TestServerOptions());
+  Sample hopeless;  // of many seconds of any processor
+  hopeless.problem = SmallProblem();
+  hopeless.problem.seqlen_q = hopeless.problem.seqlen_k = 200000;
+  PlainStream stream(*stub_, hopeless, std::chrono::system_clock::now() + std::chrono::seconds(2));
+  EXPECT_FALSE(stream.Open(HeaderFor(hopeless.problem)));
+  EXPECT_TRUE(IsError(stream.Finish(), StatusCode::DEADLINE_EXCEEDED,
+                      MatchesRegex("the deadline cannot be met: about [0-9]+ ms of the device are "
+                                   "needed, 0 ms are queued before, [0-9]+ ms are left"),
+                      Details::kNone));
+  EXPECT_EQ(AwaitIdle(), server::Server::Held{});
+  PlainStream patient(*stub_, hopeless, kNoDeadline);
+  EXPECT_TRUE(patient.Open(HeaderFor(hopeless.problem)));
+  patient.Cancel();
+  patient.Finish();
+}
+
+TEST_F(CapacityErrors, RequestsWithoutADeadlineHaveTheServers) {
+  server::ServerOptions options = TestServerOptions();
+  options.default_deadline = std::chrono::milliseconds(100);
+  options.stall_timeout = std::chrono::milliseconds(800);
+  Start(options);
+  PlainStream stream(*stub_, sample_, kNoDeadline);
+  ASSERT_TRUE(stream.Open());
+  EXPECT_TRUE(IsError(stream.Finish(), StatusCode::DEADLINE_EXCEEDED,
+                      std::string("the deadline passed before all payload had come"),
+                      Details::kNone));
+  EXPECT_EQ(AwaitIdle(), server::Server::Held{});
 }
 
 TEST_F(CapacityErrors, ConnectionsOverTheLimitAreClosed) {

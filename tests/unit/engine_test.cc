@@ -1,10 +1,14 @@
 #include "server/engine.h"
 
+#include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -26,6 +30,7 @@ class Results {
  public:
   std::function<void(UnitResult)> Take() {
     return [this](UnitResult result) {
+      result.out.Reset();
       // Notified under the lock: once Await() returns, this object may go.
       const std::lock_guard lock(mutex_);
       codes_.push_back(result.status.code());
@@ -62,9 +67,10 @@ class EngineTest : public ::testing::Test {
     EXPECT_EQ(admission_.host().reserved(), 0u);
   }
 
-  // A job of `units` heads, one unit each.
-  AttendJob& NewJob(std::int64_t units, std::chrono::steady_clock::time_point deadline =
-                                            std::chrono::steady_clock::time_point::max()) {
+  static constexpr auto kNoDeadline = std::chrono::steady_clock::time_point::max();
+
+  static JobSpec Spec(std::int64_t units, std::chrono::steady_clock::time_point deadline,
+                      const std::string& tenant) {
     JobSpec spec;
     AttentionProblem& problem = spec.problem;
     problem.batch = 1;
@@ -72,10 +78,23 @@ class EngineTest : public ::testing::Test {
     problem.seqlen_q = problem.seqlen_k = 100;
     problem.head_dim = 64;
     spec.deadline = deadline;
-    auto job = AttendJob::Create(std::move(spec), resources_, *device_, 32 << 20);
+    spec.tenant = tenant;
+    return spec;
+  }
+
+  // A job of `units` heads, one unit each.
+  AttendJob& NewJob(std::int64_t units,
+                    std::chrono::steady_clock::time_point deadline = kNoDeadline,
+                    const std::string& tenant = "default") {
+    auto job = AttendJob::Create(Spec(units, deadline, tenant), resources_, *device_, 32 << 20);
     EXPECT_TRUE(job.ok()) << job.status();
     jobs_.push_back(*std::move(job));
     return *jobs_.back();
+  }
+
+  void ReleaseAttends() {
+    faults_.hold_attends = false;
+    faults_.hold_attends.notify_all();
   }
 
   void SubmitAll(AttendJob& job, Results& results) {
@@ -139,14 +158,15 @@ TEST_F(EngineTest, CancelledUnitsLeaveTheQueueWhileOthersRun) {
   SubmitAll(job, cancelled);
   engine_->Cancel(*job.context());
   EXPECT_THAT(cancelled.Await(5), ::testing::AllOf(SizeIs(5), Each(absl::StatusCode::kCancelled)));
-  faults_.hold_attends = false;
-  faults_.hold_attends.notify_all();
+  ReleaseAttends();
   EXPECT_THAT(held.Await(2), Each(absl::StatusCode::kOk));
 }
 
 TEST_F(EngineTest, UnitsPastTheirDeadlineDoNotStart) {
   Results results;
-  SubmitAll(NewJob(3, std::chrono::steady_clock::now()), results);
+  AttendJob& job = NewJob(3);
+  job.context()->deadline = std::chrono::steady_clock::now();
+  SubmitAll(job, results);
   EXPECT_THAT(results.Await(3), Each(absl::StatusCode::kDeadlineExceeded));
   EXPECT_EQ(engine_->units_computed(), 0u);
 }
@@ -156,6 +176,125 @@ TEST_F(EngineTest, DestructionEndsWhatIsQueuedAndWaitsForWhatRuns) {
   SubmitAll(NewJob(50), results);
   engine_.reset();
   EXPECT_THAT(results.Await(50), SizeIs(50));
+}
+
+TEST_F(EngineTest, TenantsTakeTurns) {
+  engine_ = *Engine::Create(device_->backend(), device_->pool(), {.streams = 1, .launch_units = 1});
+  faults_.hold_attends = true;
+  Results results;
+  SubmitAll(NewJob(1), results);  // occupies the stream
+  while (engine_->queue_depth() > 0) std::this_thread::yield();
+  std::vector<std::string> order;  // written by the engine's thread, read once all have ended
+  for (const char* tenant : {"many", "many", "many", "one"}) {
+    AttendJob& job = NewJob(2, kNoDeadline, tenant);
+    for (std::uint32_t unit = 0; unit < 2; ++unit) {
+      auto work = testing::SendUnit(job, unit);
+      ASSERT_TRUE(work.has_value());
+      work->done = [&order, tenant, done = results.Take()](UnitResult result) {
+        order.emplace_back(tenant);
+        done(std::move(result));
+      };
+      engine_->Submit(*std::move(work));
+    }
+  }
+  ReleaseAttends();
+  EXPECT_THAT(results.Await(9), Each(absl::StatusCode::kOk));
+  EXPECT_THAT(order,
+              ::testing::ElementsAre("many", "one", "many", "one", "many", "many", "many", "many"));
+}
+
+TEST_F(EngineTest, SmallUnitsThatWaitTogetherShareFewLaunches) {
+  Engine& engine = device_->engine();
+  faults_.hold_attends = true;
+  Results results;
+  const auto submit = [&](AttendJob& job) {
+    auto work = testing::SendUnit(job, 0);
+    ASSERT_TRUE(work.has_value());
+    work->done = results.Take();
+    engine.Submit(*std::move(work));
+  };
+  submit(NewJob(1));
+  submit(NewJob(1));
+  while (engine.queue_depth() > 0) std::this_thread::yield();
+  const std::uint64_t before = engine.launches();
+  for (int i = 0; i < 90; ++i) submit(NewJob(1));
+  ReleaseAttends();
+  EXPECT_THAT(results.Await(92), Each(absl::StatusCode::kOk));
+  EXPECT_LE(engine.launches() - before, 4u);
+}
+
+// Admission counts what is queued before a request, by estimate.
+class AdmissionTime : public EngineTest {
+ protected:
+  // A device on which each unit takes a second, with five of tenant `busy` that wait.
+  AdmissionTime() {
+    CostModel::Rates rates = {};
+    rates[DeviceWork::kLaunches] = 1;
+    device_->engine().cost_model().Calibrate(rates);
+    faults_.hold_attends = true;
+    for (int stream = 0; stream < 2; ++stream) {  // a launch on each
+      Queue(NewJob(1, kNoDeadline, "busy"));
+      while (device_->engine().queue_depth() > 0) std::this_thread::yield();
+    }
+    Queue(NewJob(5, kNoDeadline, "busy"));
+  }
+  void TearDown() override {
+    ReleaseAttends();
+    results_.Await(7);
+    EngineTest::TearDown();
+  }
+
+  void Queue(AttendJob& job) {
+    for (std::uint32_t unit = 0; unit < job.units().size(); ++unit) {
+      auto work = testing::SendUnit(job, unit);
+      ASSERT_TRUE(work.has_value());
+      work->done = results_.Take();
+      device_->engine().Submit(*std::move(work));
+    }
+  }
+
+  // What becomes of a request of two units.
+  absl::Status Try(const std::string& tenant, std::chrono::milliseconds left) {
+    return AttendJob::Create(Spec(2, std::chrono::steady_clock::now() + left, tenant), resources_,
+                             *device_, 32 << 20)
+        .status();
+  }
+
+  static bool HasRetryDelay(const absl::Status& status) {
+    return status.GetPayload("type.googleapis.com/google.rpc.RetryInfo").has_value();
+  }
+
+  Results results_;
+};
+
+TEST_F(AdmissionTime, RefusesWhatCannotBeDoneInTime) {
+  EXPECT_GE(device_->engine().queued_seconds(), 5);
+  const absl::Status queued = Try("busy", std::chrono::seconds(6));
+  EXPECT_EQ(queued.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(queued.message()),
+              ::testing::MatchesRegex("the deadline cannot be met: about 2000 ms of the device are "
+                                      "needed, [0-9]+ ms are queued before, [0-9]+ ms are left"));
+  EXPECT_TRUE(HasRetryDelay(queued));
+  const absl::Status alone = Try("busy", std::chrono::seconds(1));
+  EXPECT_EQ(alone.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_FALSE(HasRetryDelay(alone)) << "waiting does not help";
+  EXPECT_TRUE(Try("busy", std::chrono::seconds(60)).ok());
+}
+
+TEST_F(AdmissionTime, AnotherTenantWaitsForItsShareOnly) {
+  EXPECT_EQ(Try("busy", std::chrono::seconds(6)).code(), absl::StatusCode::kDeadlineExceeded);
+  // Two units of its own, two of the other tenant's, and up to two that run.
+  EXPECT_TRUE(Try("idle", std::chrono::milliseconds(6500)).ok());
+}
+
+TEST_F(AdmissionTime, RefusesMoreThanTheQueueTakes) {
+  resources_.max_queue = std::chrono::seconds(3);
+  const absl::Status full = Try("busy", std::chrono::seconds(60));
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(full.message()),
+              ::testing::MatchesRegex(
+                  "server.queue_ms: the request would wait for [0-9]+, the limit is 3000"));
+  EXPECT_TRUE(HasRetryDelay(full));
 }
 
 TEST_F(EngineTest, QueryRangesShareTheKeysOfTheirCarrier) {
