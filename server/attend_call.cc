@@ -52,7 +52,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
         tenant_(tenant),
         context_(context),
         response_(response),
-        record_("Attend", context.peer()) {
+        record_("Attend", context) {
     core_.stalls.Add(this);
     const absl::Status status = Begin(request);
     bool finish = false;
@@ -67,7 +67,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
 
   void OnCancel() override {
     const std::lock_guard lock(mutex_);
-    status_.Update(absl::CancelledError("the client ended the request"));
+    status_.Update(record_.ClientLeft());
     if (job_ != nullptr) job_->engine().Cancel(*job_->context());
   }
 

@@ -37,7 +37,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
  public:
   AttendStreamCall(AttentionCore& core, const std::string& tenant,
                    grpc::CallbackServerContext& context)
-      : core_(core), tenant_(tenant), context_(context), record_("AttendStream", context.peer()) {
+      : core_(core), tenant_(tenant), context_(context), record_("AttendStream", context) {
     core_.stalls.Add(this);
     const std::lock_guard lock(mutex_);
     Read();
@@ -48,7 +48,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
       reading_ = false;
       if (!ok) {
         // Where the client has gone, a read may fail before OnCancel() says so.
-        Fail(context_.IsCancelled() ? ClientLeft() : HalfClosed());
+        Fail(context_.IsCancelled() ? record_.ClientLeft() : HalfClosed());
       } else if (job_ == nullptr) {
         Fail(Begin());
       } else {
@@ -62,7 +62,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     Step([&] {
       writing_ = false;
       out_.Clear();
-      if (!ok) Fail(ClientLeft());
+      if (!ok) Fail(record_.ClientLeft());
       if (trailer_sent_) {
         Decide(absl::OkStatus());
       } else if (unit_ending_.has_value()) {
@@ -72,7 +72,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   }
 
   void OnCancel() override {
-    Step([&] { Fail(ClientLeft()); });
+    Step([&] { Fail(record_.ClientLeft()); });
   }
 
   void OnDone() override {
@@ -146,8 +146,6 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   }
 
   bool PayloadComplete() const { return job_ != nullptr && job_->payload_complete(); }
-
-  static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
 
   absl::Status HalfClosed() {
     reads_closed_ = true;

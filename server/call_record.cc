@@ -1,6 +1,10 @@
 #include "server/call_record.h"
 
+#include <optional>
+
 #include "absl/status/status.h"
+#include "server/errors.h"
+#include "server/trace_context.h"
 #include "spdlog/spdlog.h"
 
 namespace sage::server {
@@ -14,7 +18,34 @@ double EffectiveTops(const AttendJob& job, double kernel_seconds) {
   return kernel_seconds > 0 ? job.problem().effective_operations() / kernel_seconds / 1e12 : 0;
 }
 
+// Which trace the call belongs to, as fields of a log line that end with a space; none where its
+// caller does not say.
+std::string TraceFields(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find("traceparent");
+  if (found == context.client_metadata().end()) return "";
+  const std::optional<TraceContext> trace =
+      ParseTraceParent({found->second.data(), found->second.size()});
+  if (!trace.has_value()) return "";
+  return fmt::format("trace_id={} span_id={} ", trace->trace_id, trace->span_id);
+}
+
 }  // namespace
+
+CallRecord::CallRecord(const char* rpc, const grpc::CallbackServerContext& context)
+    : rpc_(rpc),
+      peer_(context.peer()),
+      trace_(TraceFields(context)),
+      deadline_(context.deadline()) {}
+
+absl::Status CallRecord::ClientLeft() const {
+  // A client's own clock ends the call a moment before the server's does: what is left travels
+  // rounded up, by as much as a hundredth.
+  const auto rounding = (deadline_ - called_) / 100 + std::chrono::milliseconds(10);
+  if (deadline_ - std::chrono::system_clock::now() <= rounding) {
+    return absl::DeadlineExceededError("the deadline passed before the request had ended");
+  }
+  return absl::CancelledError("the client ended the request");
+}
 
 void CallRecord::PayloadReceived(std::uint64_t bytes) {
   last_in_ = Clock::now();
@@ -29,6 +60,7 @@ void CallRecord::OutputSent(std::uint64_t bytes) {
 }
 
 void CallRecord::UnitDone(const UnitTimings& timings) {
+  ++units_done_;
   device_.queue += timings.queue;
   device_.h2d += timings.h2d;
   device_.prepare += timings.prepare;
@@ -67,13 +99,19 @@ v1::AttendTrailer CallRecord::Trailer(const AttendJob& job) const {
   return trailer;
 }
 
+const char* CallRecord::Progress(const AttendJob* job) const {
+  if (job == nullptr) return bytes_in_ + bytes_out_ == 0 ? "header" : "transfer";
+  if (!job->payload_complete()) return "receive";
+  return units_done_ < job->units().size() ? "compute" : "send";
+}
+
 void CallRecord::Close(const absl::Status& status, const AttendJob* job, Metrics& metrics) const {
   RequestOutcome outcome;
   outcome.rpc = rpc_;
   outcome.status = status;
-  outcome.rejected =
-      job == nullptr && (absl::IsResourceExhausted(status) || absl::IsFailedPrecondition(status) ||
-                         absl::IsUnavailable(status));
+  const bool begun = job != nullptr || bytes_in_ + bytes_out_ > 0;
+  if (!begun && !stalled_) outcome.refused_for = RefusalReason(status);
+  if (absl::IsCancelled(status)) outcome.cancelled_at = Progress(job);
   outcome.stalled = stalled_;
   outcome.seconds = Stages();
   outcome.attended = job != nullptr;
@@ -92,9 +130,9 @@ void CallRecord::Close(const absl::Status& status, const AttendJob* job, Metrics
                         job->problem().seqlen_q, job->problem().seqlen_k, job->problem().head_dim);
   spdlog::log(
       status.ok() ? spdlog::level::info : spdlog::level::warn,
-      "event=request request_id={} rpc={} peer={} code={} shape={} density={:.3f} bytes_in={} "
+      "event=request request_id={} {}rpc={} peer={} code={} shape={} density={:.3f} bytes_in={} "
       "bytes_out={} total_ms={:.3f} kernel_ms={:.3f} message=\"{}\"",
-      job == nullptr ? "-" : job->request_id(), rpc_, peer_,
+      job == nullptr ? "-" : job->request_id(), trace_, rpc_, peer_,
       absl::StatusCodeToString(status.code()), shape, outcome.block_density, bytes_in_, bytes_out_,
       outcome.seconds.total * 1e3, outcome.seconds.kernel * 1e3, std::string(status.message()));
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "grpcpp/grpcpp.h"
 #include "sage/v1/attention.pb.h"
 #include "server/attend_job.h"
 #include "server/metrics.h"
@@ -18,7 +19,11 @@ class CallRecord {
  public:
   using Clock = std::chrono::steady_clock;
 
-  CallRecord(const char* rpc, std::string peer) : rpc_(rpc), peer_(std::move(peer)) {}
+  // `rpc` is the method's name, a literal.
+  CallRecord(const char* rpc, const grpc::CallbackServerContext& context);
+
+  // What a client's going away means: CANCELLED, or DEADLINE_EXCEEDED where its deadline has come.
+  absl::Status ClientLeft() const;
 
   void PayloadReceived(std::uint64_t bytes);
   void OutputSent(std::uint64_t bytes);
@@ -36,15 +41,21 @@ class CallRecord {
 
  private:
   RequestOutcome::Stages Stages() const;
+  // How far the request had come, in a word for metrics.
+  const char* Progress(const AttendJob* job) const;
 
   const char* const rpc_;
   const std::string peer_;
+  const std::string trace_;                               // fields of the log line
+  const std::chrono::system_clock::time_point deadline_;  // the client's
+  const std::chrono::system_clock::time_point called_ = std::chrono::system_clock::now();
   const Clock::time_point started_ = Clock::now();
   Clock::time_point first_in_, last_in_, first_out_, last_out_;
   std::uint64_t bytes_in_ = 0;
   std::uint64_t bytes_out_ = 0;
   std::uint64_t bytes_copied_ = 0;
   UnitTimings device_;
+  std::size_t units_done_ = 0;
   bool stalled_ = false;
 };
 

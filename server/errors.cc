@@ -11,9 +11,13 @@ namespace {
 
 // Details ride along as payloads of the absl::Status, under the type URL of their Any.
 template <typename Detail>
+std::string TypeUrl() {
+  return absl::StrCat("type.googleapis.com/", Detail::descriptor()->full_name());
+}
+
+template <typename Detail>
 void Attach(absl::Status& status, const Detail& detail) {
-  status.SetPayload(absl::StrCat("type.googleapis.com/", detail.GetDescriptor()->full_name()),
-                    absl::Cord(detail.SerializeAsString()));
+  status.SetPayload(TypeUrl<Detail>(), absl::Cord(detail.SerializeAsString()));
 }
 
 absl::Status QuotaStatus(absl::StatusCode code, absl::string_view subject,
@@ -63,6 +67,18 @@ absl::Status WithRetryDelay(absl::Status status, std::chrono::milliseconds retry
       static_cast<std::int32_t>(std::chrono::nanoseconds(retry_delay - seconds).count()));
   Attach(status, retry);
   return status;
+}
+
+std::string RefusalReason(const absl::Status& status) {
+  if (absl::IsDeadlineExceeded(status)) return "deadline";
+  if (absl::IsUnavailable(status)) return "unavailable";
+  google::rpc::QuotaFailure failure;
+  const auto payload = status.GetPayload(TypeUrl<google::rpc::QuotaFailure>());
+  if (!payload.has_value() || !failure.ParseFromString(std::string(*payload)) ||
+      failure.violations().empty()) {
+    return "";
+  }
+  return failure.violations(0).subject();
 }
 
 }  // namespace sage::server

@@ -4,6 +4,7 @@
 #define SAGE_SERVER_ERRORS_H_
 
 #include <chrono>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -25,6 +26,10 @@ absl::Status NeverFits(absl::string_view subject, absl::string_view description)
 
 // Any refusal that waiting cures: adds a RetryInfo detail.
 absl::Status WithRetryDelay(absl::Status status, std::chrono::milliseconds retry_delay);
+
+// Why a request was refused, in a word for metrics: the limit's name of a QuotaFailure, "deadline"
+// or "unavailable"; empty for other errors.
+std::string RefusalReason(const absl::Status& status);
 
 }  // namespace sage::server
 

@@ -50,7 +50,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
  public:
   GetCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
           const grpc::ByteBuffer& request)
-      : core_(core), tenant_(tenant), context_(context), record_("Get", context.peer()) {
+      : core_(core), tenant_(tenant), context_(context), record_("Get", context) {
     Step([&] { Fail(Begin(request)); });
     core_.stalls.Add(this);  // which may call at once
   }
@@ -59,12 +59,12 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     Step([&] {
       writing_ = false;
       out_.Clear();
-      if (!ok) Fail(ClientLeft());
+      if (!ok) Fail(record_.ClientLeft());
     });
   }
 
   void OnCancel() override {
-    Step([&] { Fail(ClientLeft()); });
+    Step([&] { Fail(record_.ClientLeft()); });
   }
 
   void OnDone() override {
@@ -112,7 +112,6 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   void Fail(absl::Status status) {
     if (!status.ok()) Decide(std::move(status));
   }
-  static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
 
   const std::byte* data() const {
     if (tensor_->mask() == nullptr) return tensor_->data();

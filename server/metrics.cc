@@ -1,9 +1,9 @@
 #include "server/metrics.h"
 
-#include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "prometheus/text_serializer.h"
 
 namespace sage::server {
 namespace {
@@ -59,18 +59,22 @@ Metrics::Metrics()
                     .Name("sage_requests_total")
                     .Help("Requests ended, by method and status code.")
                     .Register(*registry_)),
+      rejected_(BuildCounter()
+                    .Name("sage_rejected_total")
+                    .Help("Requests refused by admission, by the limit that was met.")
+                    .Register(*registry_)),
+      cancelled_(BuildCounter()
+                     .Name("sage_cancelled_total")
+                     .Help("Requests ended by their client, by how far they had come.")
+                     .Register(*registry_)),
       requests_ok_(MakeCounter(*registry_, "sage_requests_ok_total", "Requests answered.")),
       requests_failed_(
           MakeCounter(*registry_, "sage_requests_failed_total",
                       "Requests ended with an error, refusals and cancellations included.")),
-      requests_rejected_(
-          MakeCounter(*registry_, "sage_rejected_total", "Requests refused by admission.")),
-      requests_cancelled_(
-          MakeCounter(*registry_, "sage_cancelled_total", "Requests ended by their client.")),
       requests_stalled_(MakeCounter(*registry_, "sage_stalled_total",
                                     "Requests ended because the client neither read nor wrote.")),
-      deadline_missed_(
-          MakeCounter(*registry_, "sage_deadline_missed_total", "Requests whose deadline passed.")),
+      deadline_missed_(MakeCounter(*registry_, "sage_deadline_missed_total",
+                                   "Requests that were accepted and did not end in time.")),
       bytes_in_(MakeCounter(*registry_, "sage_bytes_in_total", "Tensor bytes received.")),
       bytes_out_(MakeCounter(*registry_, "sage_bytes_out_total", "Tensor bytes sent.")),
       bytes_copied_(MakeCounter(*registry_, "sage_bytes_copied_total",
@@ -100,10 +104,20 @@ void Metrics::Record(const RequestOutcome& outcome) {
   requests_.Add({{"rpc", outcome.rpc}, {"code", absl::StatusCodeToString(outcome.status.code())}})
       .Increment();
   (outcome.status.ok() ? requests_ok_ : requests_failed_)->Increment();
-  if (outcome.rejected) requests_rejected_->Increment();
-  if (outcome.stalled) requests_stalled_->Increment();
-  if (absl::IsCancelled(outcome.status)) requests_cancelled_->Increment();
-  if (absl::IsDeadlineExceeded(outcome.status)) deadline_missed_->Increment();
+  const bool refused = !outcome.refused_for.empty();
+  if (refused) {
+    rejected_.Add({{"reason", outcome.refused_for}}).Increment();
+    ++requests_rejected_;
+  }
+  if (outcome.cancelled_at[0] != '\0') {
+    cancelled_.Add({{"stage", outcome.cancelled_at}}).Increment();
+    ++requests_cancelled_;
+  }
+  if (outcome.stalled) {
+    requests_stalled_->Increment();
+  } else if (!refused && absl::IsDeadlineExceeded(outcome.status)) {
+    deadline_missed_->Increment();
+  }
   if (!outcome.status.ok() || !outcome.attended) return;
   const RequestOutcome::Stages& s = outcome.seconds;
   const std::array<double, 8> seconds = {s.recv,   s.queue, s.h2d,  s.prepare,
@@ -125,21 +139,19 @@ void Metrics::AddGauges(std::vector<Gauge> gauges) {
 }
 
 absl::Status Metrics::Open(const std::string& address) {
-  try {
-    exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/2);
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("metrics-listen: cannot listen on ", address, ": ", error.what()));
-  }
-  exposer_->RegisterCollectable(registry_);
-  for (const std::shared_ptr<prometheus::Collectable>& set : gauges_) {
-    exposer_->RegisterCollectable(set);
-  }
+  absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
+      MetricsEndpoint::Open(address, [this] { return Text(); });
+  if (!endpoint.ok()) return endpoint.status();
+  endpoint_ = *std::move(endpoint);
   return absl::OkStatus();
 }
 
-int Metrics::port() const {
-  return exposer_ == nullptr ? 0 : exposer_->GetListeningPorts().front();
+std::string Metrics::Text() const {
+  std::vector<prometheus::MetricFamily> families = registry_->Collect();
+  for (const std::shared_ptr<prometheus::Collectable>& set : gauges_) {
+    for (prometheus::MetricFamily& family : set->Collect()) families.push_back(std::move(family));
+  }
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace sage::server

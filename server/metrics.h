@@ -3,6 +3,8 @@
 #define SAGE_SERVER_METRICS_H_
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,10 +14,10 @@
 #include "absl/status/statusor.h"
 #include "prometheus/collectable.h"
 #include "prometheus/counter.h"
-#include "prometheus/exposer.h"
 #include "prometheus/family.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
+#include "server/metrics_endpoint.h"
 
 namespace sage::server {
 
@@ -23,9 +25,10 @@ namespace sage::server {
 struct RequestOutcome {
   const char* rpc = "";
   absl::Status status;
-  bool rejected = false;  // refused by admission or while draining
-  bool stalled = false;   // ended because the peer kept the server waiting
-  bool attended = false;  // was an attention; the figures below are of those only
+  std::string refused_for;        // the reason where admission refused it; else empty
+  const char* cancelled_at = "";  // how far it had come where its client ended it; else empty
+  bool stalled = false;           // ended because the peer kept the server waiting
+  bool attended = false;          // was an attention; the figures below are of those only
   // In seconds; see Timings in types.proto.
   struct Stages {
     double recv = 0, queue = 0, h2d = 0, prepare = 0, kernel = 0, d2h = 0, send = 0, total = 0;
@@ -55,8 +58,8 @@ class Metrics {
 
   std::uint64_t requests_ok() const { return Count(*requests_ok_); }
   std::uint64_t requests_failed() const { return Count(*requests_failed_); }
-  std::uint64_t requests_rejected() const { return Count(*requests_rejected_); }
-  std::uint64_t requests_cancelled() const { return Count(*requests_cancelled_); }
+  std::uint64_t requests_rejected() const { return requests_rejected_; }
+  std::uint64_t requests_cancelled() const { return requests_cancelled_; }
   std::uint64_t bytes_in() const { return Count(*bytes_in_); }
   std::uint64_t bytes_out() const { return Count(*bytes_out_); }
   std::uint64_t bytes_copied() const { return Count(*bytes_copied_); }
@@ -64,23 +67,27 @@ class Metrics {
   // Adds gauges, which must be readable until the endpoint is closed.
   void AddGauges(std::vector<Gauge> gauges);
 
-  // Serves http://ADDRESS/metrics until closed. UNAVAILABLE where the address cannot be bound.
+  // Serves http://ADDRESS/metrics until closed. Fails as MetricsEndpoint does.
   absl::Status Open(const std::string& address);
-  void Close() { exposer_.reset(); }
+  void Close() { endpoint_.reset(); }
   // Port of the endpoint, 0 where none is open.
-  int port() const;
+  int port() const { return endpoint_ == nullptr ? 0 : endpoint_->port(); }
 
  private:
+  std::string Text() const;  // of all figures, in Prometheus' format
+
   static std::uint64_t Count(const prometheus::Counter& counter) {
     return static_cast<std::uint64_t>(counter.Value());
   }
 
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& cancelled_;
+  std::atomic<std::uint64_t> requests_rejected_ = 0;   // for all reasons
+  std::atomic<std::uint64_t> requests_cancelled_ = 0;  // at all stages
   prometheus::Counter* requests_ok_;
   prometheus::Counter* requests_failed_;
-  prometheus::Counter* requests_rejected_;
-  prometheus::Counter* requests_cancelled_;
   prometheus::Counter* requests_stalled_;
   prometheus::Counter* deadline_missed_;
   prometheus::Counter* bytes_in_;
@@ -90,7 +97,7 @@ class Metrics {
   prometheus::Histogram* block_density_;
   prometheus::Histogram* effective_tops_;
   std::vector<std::shared_ptr<prometheus::Collectable>> gauges_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<MetricsEndpoint> endpoint_;
 };
 
 }  // namespace sage::server

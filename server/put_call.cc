@@ -35,7 +35,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
         tenant_(tenant),
         context_(context),
         response_(response),
-        record_("Put", context.peer()) {
+        record_("Put", context) {
     core_.stalls.Add(this);
     const std::lock_guard lock(mutex_);
     Read();
@@ -46,7 +46,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
       reading_ = false;
       if (!ok) {
         reads_closed_ = true;
-        Decide(context_.IsCancelled() ? ClientLeft() : Complete());
+        Decide(context_.IsCancelled() ? record_.ClientLeft() : Complete());
       } else if (tensor_ == nullptr) {
         Fail(Begin());
       } else {
@@ -57,7 +57,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
   }
 
   void OnCancel() override {
-    Step([&] { Fail(ClientLeft()); });
+    Step([&] { Fail(record_.ClientLeft()); });
   }
 
   void OnDone() override {
@@ -105,7 +105,6 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
   void Fail(absl::Status status) {
     if (!status.ok()) Decide(std::move(status));
   }
-  static absl::Status ClientLeft() { return absl::CancelledError("the client ended the request"); }
 
   void Read() {
     if (reading_ || reads_closed_ || copying_) return;

@@ -29,8 +29,8 @@ using ::testing::HasSubstr;
 using ::testing::Key;
 using ::testing::MatchesRegex;
 
-// The answer to GET /metrics, headers included.
-std::string Scrape(int port) {
+// The answer to an HTTP request, headers included.
+std::string Scrape(int port, const std::string& what = "GET /metrics") {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in name{};
   name.sin_family = AF_INET;
@@ -38,7 +38,7 @@ std::string Scrape(int port) {
   name.sin_port = htons(static_cast<std::uint16_t>(port));
   std::string answer;
   if (connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0) {
-    const std::string request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    const std::string request = what + " HTTP/1.0\r\nHost: localhost\r\n\r\n";
     EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
     char piece[4096];
     for (ssize_t size = 0; (size = read(fd, piece, sizeof(piece))) > 0;) answer.append(piece, size);
@@ -208,8 +208,8 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
       {R"(sage_requests_total{code="CANCELLED",rpc="AttendStream"})", 1},
       {"sage_requests_ok_total", 2},
       {"sage_requests_failed_total", 3},
-      {"sage_rejected_total", 1},
-      {"sage_cancelled_total", 1},
+      {R"(sage_rejected_total{reason="server.host_bytes"})", 1},
+      {R"(sage_cancelled_total{stage="receive"})", 1},
       {"sage_stalled_total", 0},
       {"sage_deadline_missed_total", 0},
       {"sage_bytes_in_total", bytes_in_},
@@ -217,6 +217,10 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
       {"sage_bytes_out_total", bytes_out_},
       {"sage_inflight", 0},
       {"sage_queue_depth", 0},
+      {"sage_queue_estimated_seconds", 0},
+      {"sage_units_computed_total", 2},
+      {"sage_launches_total", 2},
+      {"sage_device_errors_total", 0},
       {"sage_connections", 1},
       {"sage_connections_refused", 0},
       {R"(sage_pinned_bytes{state="in_use"})", 0},
@@ -239,6 +243,14 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
   }
   EXPECT_THAT(samples, Contains(Key(R"(sage_pinned_bytes{state="cached"})")));
   EXPECT_THAT(samples, Contains(Key(R"(sage_device_bytes{state="cached"})")));
+}
+
+TEST_F(AboutServer, TheMetricsEndpointServesNothingElse) {
+  Start("127.0.0.1:0");
+  EXPECT_THAT(Scrape(server().metrics_port(), "GET /secrets"), HasSubstr("404 Not Found"));
+  EXPECT_THAT(Scrape(server().metrics_port(), "POST /metrics"),
+              HasSubstr("405 Method Not Allowed"));
+  EXPECT_THAT(Scrape(server().metrics_port(), "GET /metrics?name=x"), HasSubstr("200 OK"));
 }
 
 TEST_F(AboutServer, TrailersTellHowItWent) {
