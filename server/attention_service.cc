@@ -30,9 +30,13 @@ std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerC
 }  // namespace
 
 absl::Status AttentionCore::CheckOpen() const {
-  if (!draining.load(std::memory_order_relaxed)) return absl::OkStatus();
-  return WithRetryDelay(absl::UnavailableError("the server is draining; try another"),
-                        kDrainRetryDelay);
+  const char* why = nullptr;
+  if (draining.load(std::memory_order_relaxed)) why = "the server is draining; try another";
+  if (device_lost.load(std::memory_order_relaxed)) {
+    why = "the server has lost its device; try another";
+  }
+  if (why == nullptr) return absl::OkStatus();
+  return WithRetryDelay(absl::UnavailableError(why), kDrainRetryDelay);
 }
 
 absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(

@@ -47,8 +47,9 @@ struct AttentionCore {
   TensorStore& tensors;
   StallWatch& stalls;
   std::atomic<bool> draining = false;
+  std::atomic<bool> device_lost = false;
 
-  // UNAVAILABLE while draining.
+  // UNAVAILABLE while draining and once a device is lost.
   absl::Status CheckOpen() const;
 
   // The spec of a request that may start, or why it may not. Sets the request id where there is

@@ -29,12 +29,13 @@ Examples:
   sage-server
   sage-server --listen 127.0.0.1:0 --port-file /run/sage/port --metrics-listen 127.0.0.1:9464
   sage-server --listen unix:/run/sage/sage.sock --backend cuda
+  sage-server --health-check 127.0.0.1:50051
 )";
 
 // Whether an option is a key of the configuration file, too.
 bool IsSetting(const CLI::Option& option) {
   const std::string& name = option.get_single_name();
-  return name != "help" && name != "version" && name != "config";
+  return name != "help" && name != "version" && name != "config" && name != "health-check";
 }
 
 // The configuration file, for the options that are not among the flags.
@@ -94,6 +95,8 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.set_version_flag("--version", std::string("sage-server ") + kVersion);
   std::string config;
   app.add_option("--config", config, "Read options from this file; flags win over it");
+  app.add_option("--health-check", parsed.health_check,
+                 "Only ask the server at this address for its health: exit status 0 or 1");
   app.option_defaults()->always_capture_default();
 
   const auto bytes = CLI::AsSizeValue(/*kb_is_1000=*/false);

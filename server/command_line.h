@@ -3,6 +3,7 @@
 #define SAGE_SERVER_COMMAND_LINE_H_
 
 #include <optional>
+#include <string>
 
 #include "server/options.h"
 
@@ -14,6 +15,7 @@ namespace sage::server {
 struct ParsedCommandLine {
   ServerOptions options;
   std::optional<int> exit_status;
+  std::string health_check;  // the server whose health to ask for, instead of serving; or empty
 };
 ParsedCommandLine ParseCommandLine(int argc, char** argv);
 

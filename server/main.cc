@@ -5,10 +5,12 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <thread>
 
 #include "server/backend_factory.h"
 #include "server/command_line.h"
+#include "server/health_probe.h"
 #include "server/server.h"
 #include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
@@ -38,10 +40,15 @@ void KeepMessageBuffers() {
 int main(int argc, char** argv) {
   const sage::server::ParsedCommandLine parsed = sage::server::ParseCommandLine(argc, argv);
   if (parsed.exit_status.has_value()) return *parsed.exit_status;
+  if (!parsed.health_check.empty()) {
+    const absl::Status health = sage::server::ProbeHealth(parsed.health_check);
+    if (!health.ok()) std::cerr << "sage-server: " << health.message() << '\n';
+    return health.ok() ? EXIT_SUCCESS : kFailed;
+  }
   SetUpLog(parsed.options.log_level);
   KeepMessageBuffers();
 
-  // Signals are taken by sigwait() below; every thread made from here on inherits the mask.
+  // Signals are taken by a thread of their own; every thread made from here on inherits the mask.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
@@ -65,15 +72,18 @@ int main(int argc, char** argv) {
       (*server)->port(), (*server)->metrics_port(), info.name, devices, info.device_name,
       info.kernel_path);
 
-  int signal = 0;
-  sigwait(&signals, &signal);
-  spdlog::info("event=signal signal={}", signal);
-  std::thread([&signals] {
-    int second = 0;
-    sigwait(&signals, &second);
-    spdlog::warn("event=signal signal={} message=\"second signal, leaving at once\"", second);
-    std::_Exit(128 + second);
+  std::thread([&signals, &server] {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    spdlog::info("event=signal signal={}", signal);
+    (*server)->End();
+    sigwait(&signals, &signal);
+    spdlog::warn("event=signal signal={} message=\"second signal, leaving at once\"", signal);
+    std::_Exit(128 + signal);
   }).detach();
+  const absl::Status end = (*server)->AwaitEnd();
   const bool peaceful = (*server)->Drain();
+  // A lost device can neither free its memory nor end its streams; the supervisor starts anew.
+  if (!end.ok()) std::_Exit(kFailed);
   return peaceful ? EXIT_SUCCESS : kFailed;
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
@@ -21,6 +22,7 @@
 #include "server/calibration.h"
 #include "server/codec.h"
 #include "server/connection_acceptor.h"
+#include "server/device_watch.h"
 #include "server/random_id.h"
 #include "server/tenant_fronts.h"
 #include "server/version.h"
@@ -83,6 +85,12 @@ struct Server::Parts {
   std::mutex drain_mutex;
   std::optional<bool> drained;  // whether in peace; guarded by drain_mutex
 
+  std::mutex end_mutex;
+  std::condition_variable ended;
+  std::optional<absl::Status> end;  // why, once it is asked for; guarded by end_mutex
+
+  std::unique_ptr<DeviceWatch> watch;
+
   Parts(ServerOptions resolved, std::vector<std::unique_ptr<Device>> created)
       : options(std::move(resolved)),
         devices(std::move(created)),
@@ -118,6 +126,8 @@ struct Server::Parts {
   std::vector<Gauge> Gauges() const;
   absl::Status Open();
   absl::Status WritePortFile() const;
+  void End(absl::Status why);
+  void LoseDevice(const absl::Status& why);
   bool Drain();
 };
 
@@ -291,6 +301,8 @@ absl::Status Server::Parts::Open() {
   fronts = std::move(opened);
   acceptor.Start([this](int listener_fd, int fd) { fronts->HandleConnection(listener_fd, fd); },
                  options.max_connections);
+  watch = std::make_unique<DeviceWatch>(Devices(),
+                                        [this](const absl::Status& why) { LoseDevice(why); });
   return WritePortFile();
 }
 
@@ -303,6 +315,21 @@ absl::Status Server::Parts::WritePortFile() const {
     return absl::UnavailableError(absl::StrCat("port-file: cannot write ", options.port_file));
   }
   return absl::OkStatus();
+}
+
+void Server::Parts::End(absl::Status why) {
+  {
+    const std::lock_guard lock(end_mutex);
+    if (!end.has_value()) end = std::move(why);
+  }
+  ended.notify_all();
+}
+
+void Server::Parts::LoseDevice(const absl::Status& why) {
+  spdlog::critical("event=device_lost message=\"{}\"", std::string(why.message()));
+  core->device_lost.store(true, std::memory_order_relaxed);
+  fronts->SetHealthy(false);
+  End(why);
 }
 
 bool Server::Parts::Drain() {
@@ -355,6 +382,14 @@ bool Server::Drain() {
   if (!parts_->drained.has_value()) parts_->drained = parts_->Drain();
   return *parts_->drained;
 }
+
+absl::Status Server::AwaitEnd() {
+  std::unique_lock lock(parts_->end_mutex);
+  parts_->ended.wait(lock, [this] { return parts_->end.has_value(); });
+  return *parts_->end;
+}
+
+void Server::End() { parts_->End(absl::OkStatus()); }
 
 int Server::port() const { return parts_->acceptor.port(); }
 int Server::metrics_port() const { return parts_->metrics.port(); }

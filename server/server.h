@@ -28,6 +28,12 @@ class Server {
   // it is done. Returns whether every request had ended by itself. Later calls return at once.
   bool Drain();
 
+  // Blocks until End() is called, or a device is lost for the rest of the process: OK, or the
+  // device's error. From then on health is NOT_SERVING and new requests are refused with
+  // UNAVAILABLE; the process is to drain and to leave.
+  absl::Status AwaitEnd();
+  void End();
+
   int port() const;          // of the first TCP address, 0 where there is none
   int metrics_port() const;  // 0 where there is no Prometheus endpoint
 

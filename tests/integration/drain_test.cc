@@ -114,11 +114,33 @@ TEST_F(Draining, ServesOnDuringItsDelay) {
 }
 
 TEST_F(Draining, OfAnIdleServerIsQuick) {
-  Start();
+  server::ServerOptions options = TestServerOptions();
+  options.metrics_listen = "127.0.0.1:0";
+  Start(options);
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_TRUE(server().Drain());
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
   EXPECT_TRUE(server().Drain());
+}
+
+TEST_F(Draining, ALostDeviceEndsHealthAndTheServer) {
+  Start();
+  EXPECT_TRUE(AttendsRightly(*stub_, sample_));
+  EXPECT_EQ(Health(), kServing);
+  faults.lost = true;
+  EXPECT_EQ(server().AwaitEnd(), absl::UnavailableError("planted: the device is lost"));
+  EXPECT_EQ(Health(), kNotServing);
+  EXPECT_TRUE(IsError(AwaitRefusal(), StatusCode::UNAVAILABLE,
+                      std::string("the server has lost its device; try another"), Details::kRetry));
+  EXPECT_TRUE(server().Drain()) << "no request is left behind";
+}
+
+TEST_F(Draining, EndsWhereItIsAskedTo) {
+  Start();
+  std::thread asking([&] { server().End(); });
+  EXPECT_TRUE(server().AwaitEnd().ok());
+  asking.join();
+  EXPECT_EQ(Health(), kServing) << "until it drains";
 }
 
 TEST_F(Draining, HealthOfAnUnknownServiceIsNotFound) {

@@ -303,6 +303,31 @@ TEST_F(ServerProgram, AThousandIdleStreamsCostLittle) {
   }
 }
 
+TEST_F(ServerProgram, AsksAnotherForItsHealth) {
+  RunningServer server;
+  ExpectExit({"--health-check", server.target()}, 0, "");
+  const std::string target = server.target();
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
+  ExpectExit({"--health-check", target}, 1, HasSubstr("sage-server: " + target + ": "));
+}
+
+TEST_F(ServerProgram, LogsTheTraceOfARequest) {
+  RunningServer server;
+  const auto stub = v1::Attention::NewStub(Connect(server.target()));
+  v1::AttendResponse response;
+  for (const char* traceparent : {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                                  "00-\" forged=\"1\"-00f067aa0ba902b7-01"}) {
+    grpc::ClientContext context;
+    context.AddMetadata("traceparent", traceparent);
+    EXPECT_TRUE(stub->Attend(&context, UnaryRequest(sample_), &response).ok());
+  }
+  EXPECT_THAT(server.process().err(),
+              AllOf(HasSubstr(" trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7 "
+                              "rpc=Attend "),
+                    ::testing::Not(HasSubstr("forged"))));
+}
+
 TEST_F(ServerProgram, HelpAndVersionAreNoErrors) {
   ChildProcess help(SAGE_SERVER_PROGRAM, {"--help"});
   EXPECT_EQ(help.Wait(), 0);

@@ -16,6 +16,8 @@ bool TakeOne(std::atomic<int>& count) {
   return false;
 }
 
+absl::Status Lost() { return absl::UnavailableError("planted: the device is lost"); }
+
 // Sets the sign and the top exponent bit of the first element: finite, and far from any average of
 // values.
 void Corrupt(const AttendTask& task) {
@@ -39,6 +41,7 @@ class FaultyStream final : public Stream {
     return device_->PrepareKv(task, prepared);
   }
   absl::Status Attend(std::span<const AttendTask> tasks, void* workspace) override {
+    if (faults_.lost.load()) return Lost();
     if (TakeOne(faults_.attends)) return absl::InternalError("planted: attend failed");
     if (absl::Status status = device_->Attend(tasks, workspace); !status.ok()) return status;
     if (faults_.hold_attends.load()) {
@@ -91,7 +94,7 @@ class FaultyBackend final : public Backend {
     return std::make_unique<FaultyStream>(*std::move(stream), faults_);
   }
   absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override { return device_->CreateEvent(); }
-  absl::Status Health() const override { return device_->Health(); }
+  absl::Status Health() const override { return faults_.lost.load() ? Lost() : device_->Health(); }
 
  private:
   const std::unique_ptr<Backend> device_;
