@@ -46,10 +46,10 @@ PieceRuns RunsOf(const AttendJob& job, const Unit& unit, Piece piece) {
 
 class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
  public:
-  AttendCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
+  AttendCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context,
              const grpc::ByteBuffer& request, grpc::ByteBuffer& response)
       : core_(core),
-        tenant_(tenant),
+        caller_(std::move(caller)),
         context_(context),
         response_(response),
         record_("Attend", context) {
@@ -99,7 +99,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
     if (absl::Status status = ParseFrame(message, &request, tensors); !status.ok()) return status;
     // Everything is here already: the window is the whole request.
     absl::StatusOr<std::unique_ptr<AttendJob>> job = core_.StartJob(
-        tenant_, request.header(), context_,
+        caller_.tenant.name(), request.header(), context_,
         {.window_bytes = std::numeric_limits<std::uint64_t>::max(), .whole_entries = true});
     if (!job.ok()) return job.status();
     const AttentionProblem& problem = (*job)->problem();
@@ -228,6 +228,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
       outputs_.clear();
       record_.Close(status, job_.get(), core_.metrics);
       job_.reset();
+      caller_.stream.Release();
       ended_ = Clock::now();
     }
     Finish(ToGrpcStatus(status));
@@ -236,7 +237,7 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
   static constexpr std::array<Piece, 3> kPieces = {Piece::kQ, Piece::kK, Piece::kV};
 
   AttentionCore& core_;
-  const std::string& tenant_;
+  Caller caller_;
   grpc::CallbackServerContext& context_;
   grpc::ByteBuffer& response_;  // gRPC's, until Finish()
 
@@ -253,11 +254,12 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, const std::string& tenant,
+grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, Caller caller,
                                           grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& request,
                                           grpc::ByteBuffer& response) {
-  return new AttendCall(core, tenant, context, request, response);  // deletes itself in OnDone()
+  return new AttendCall(core, std::move(caller), context, request,
+                        response);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

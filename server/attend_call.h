@@ -6,9 +6,8 @@
 
 namespace sage::server {
 
-// The reactor owns itself; gRPC's rules for unary calls apply to the arguments. `tenant`
-// outlives it.
-grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, const std::string& tenant,
+// The reactor owns itself; gRPC's rules for unary calls apply to the arguments.
+grpc::ServerUnaryReactor* StartAttendCall(AttentionCore& core, Caller caller,
                                           grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& request,
                                           grpc::ByteBuffer& response);

@@ -35,9 +35,11 @@ using Clock = std::chrono::steady_clock;
 class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                                public Stallable {
  public:
-  AttendStreamCall(AttentionCore& core, const std::string& tenant,
-                   grpc::CallbackServerContext& context)
-      : core_(core), tenant_(tenant), context_(context), record_("AttendStream", context) {
+  AttendStreamCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context)
+      : core_(core),
+        caller_(std::move(caller)),
+        context_(context),
+        record_("AttendStream", context) {
     core_.stalls.Add(this);
     const std::lock_guard lock(mutex_);
     Read();
@@ -124,6 +126,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     // Memory is back, and the request counted, before the client sees the end.
     sending_.clear();
     job_.reset();
+    caller_.stream.Release();
     lock.unlock();
     Finish(ToGrpcStatus(status));
   }
@@ -163,8 +166,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     if (request.has_chunk() || data.size > 0) {
       return InvalidField("chunk", "not allowed in the first message");
     }
-    absl::StatusOr<std::unique_ptr<AttendJob>> job =
-        core_.StartJob(tenant_, request.header(), context_, {.window_bytes = core_.window_bytes});
+    absl::StatusOr<std::unique_ptr<AttendJob>> job = core_.StartJob(
+        caller_.tenant.name(), request.header(), context_, {.window_bytes = core_.window_bytes});
     if (!job.ok()) return job.status();
     job_ = *std::move(job);
 
@@ -293,7 +296,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
   }
 
   AttentionCore& core_;
-  const std::string& tenant_;
+  Caller caller_;
   grpc::CallbackServerContext& context_;
 
   std::mutex mutex_;
@@ -323,8 +326,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
 }  // namespace
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartAttendStreamCall(
-    AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context) {
-  return new AttendStreamCall(core, tenant, context);  // deletes itself in OnDone()
+    AttentionCore& core, Caller caller, grpc::CallbackServerContext& context) {
+  return new AttendStreamCall(core, std::move(caller), context);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

@@ -6,9 +6,9 @@
 
 namespace sage::server {
 
-// The reactor owns itself. `tenant` outlives it.
+// The reactor owns itself.
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartAttendStreamCall(
-    AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context);
+    AttentionCore& core, Caller caller, grpc::CallbackServerContext& context);
 
 }  // namespace sage::server
 

@@ -8,6 +8,7 @@
 #include "server/codec.h"
 #include "server/errors.h"
 #include "server/random_id.h"
+#include "server/refused_call.h"
 
 namespace sage::server {
 namespace {
@@ -61,12 +62,21 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
 grpc::ServerUnaryReactor* AttentionService::Attend(grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer* request,
                                                    grpc::ByteBuffer* response) {
-  return StartAttendCall(core_, tenant_, *context, *request, *response);
+  absl::StatusOr<Caller> caller = callers_.Admit(*context);
+  if (!caller.ok()) {
+    return Refuse<grpc::ServerUnaryReactor>("Attend", *context, caller.status(), core_.metrics);
+  }
+  return StartAttendCall(core_, *std::move(caller), *context, *request, *response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* AttentionService::AttendStream(
     grpc::CallbackServerContext* context) {
-  return StartAttendStreamCall(core_, tenant_, *context);
+  absl::StatusOr<Caller> caller = callers_.Admit(*context);
+  if (!caller.ok()) {
+    return Refuse<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>>(
+        "AttendStream", *context, caller.status(), core_.metrics);
+  }
+  return StartAttendStreamCall(core_, *std::move(caller), *context);
 }
 
 }  // namespace sage::server

@@ -16,6 +16,7 @@
 #include "grpcpp/grpcpp.h"
 #include "sage/v1/attention.grpc.pb.h"
 #include "server/attend_job.h"
+#include "server/callers.h"
 #include "server/metrics.h"
 #include "server/stall_watch.h"
 #include "server/tensor_store.h"
@@ -64,9 +65,7 @@ class AttentionService final
     : public v1::Attention::WithRawCallbackMethod_Attend<
           v1::Attention::WithRawCallbackMethod_AttendStream<v1::Attention::Service>> {
  public:
-  // Serves one tenant.
-  AttentionService(AttentionCore& core, std::string tenant)
-      : core_(core), tenant_(std::move(tenant)) {}
+  AttentionService(AttentionCore& core, const Callers& callers) : core_(core), callers_(callers) {}
 
   grpc::ServerUnaryReactor* Attend(grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* request,
@@ -76,7 +75,7 @@ class AttentionService final
 
  private:
   AttentionCore& core_;
-  const std::string tenant_;
+  const Callers& callers_;
 };
 
 }  // namespace sage::server

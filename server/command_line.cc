@@ -3,19 +3,25 @@
 #include <chrono>
 #include <cstdint>
 #include <iostream>
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "config/toml_reader.h"
+#include "server/tenant_name.h"
+#include "server/token_file.h"
 #include "server/version.h"
 
 namespace sage::server {
 namespace {
 
+constexpr int kFailed = 1;
 constexpr int kBadUsage = 2;
 
 constexpr char kFooter[] =
@@ -25,12 +31,37 @@ constexpr char kFooter[] =
   backend = "cpu"
   host-memory = "4GiB"
 
+and what differs for one tenant:
+
+  [tenant.team-a]
+  tensor-memory = "8GiB"
+  tensors = 1000
+  streams = 16
+  certificates = ["spiffe://lab/team-a"]   # names of client certificates that are its own
+
 Examples:
   sage-server
   sage-server --listen 127.0.0.1:0 --port-file /run/sage/port --metrics-listen 127.0.0.1:9464
   sage-server --listen unix:/run/sage/sage.sock --backend cuda
   sage-server --health-check 127.0.0.1:50051
+  sage-server make-token team-a --tokens tokens.toml > team-a.token
+  sage-server --listen 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem --tokens tokens.toml
 )";
+
+CLI::AsSizeValue Bytes() { return CLI::AsSizeValue(/*kb_is_1000=*/false); }
+
+// Prints a new token; the exit status.
+int MakeToken(const std::string& path, const std::string& tenant) {
+  const absl::StatusOr<std::string> token =
+      path.empty() ? absl::InvalidArgumentError("give the file of its entry by --tokens")
+                   : AddToken(path, tenant);
+  if (!token.ok()) {
+    std::cerr << "sage-server make-token: " << token.status().message() << '\n';
+    return absl::IsInvalidArgument(token.status()) ? kBadUsage : kFailed;
+  }
+  std::cout << *token << '\n';
+  return 0;
+}
 
 // Whether an option is a key of the configuration file, too.
 bool IsSetting(const CLI::Option& option) {
@@ -60,28 +91,60 @@ class SettingsFile {
     }
   }
 
+  // The tables of tenants.
+  std::map<std::string, TenantOptions> ReadTenants() {
+    std::map<std::string, TenantOptions> tenants;
+    for (auto& [name, table] : file_.NamedTables("tenant")) {
+      TenantOptions& tenant = tenants[name];
+      tenant.tensor_memory_bytes = ReadSize(table, "tensor-memory");
+      tenant.tensors = ReadSize(table, "tensors");
+      tenant.streams = ReadSize(table, "streams");
+      table.Read("certificates", &tenant.certificates);
+      if (absl::Status status = CheckTenantName(name); !status.ok()) {
+        file_.Refuse("tenant", std::string(status.message()));
+      }
+      tables_.push_back(table);
+    }
+    return tenants;
+  }
+
   // What is wrong with the file, `checked` included, which says so of the options that are now set.
   absl::Status Finish(const absl::Status& checked) {
     const std::pair<std::string, std::string> refusal =  // KEY: what is wrong
         absl::StrSplit(checked.message(), absl::MaxSplits(": ", 1));
     if (from_file_.count(refusal.first) > 0) file_.Refuse(refusal.first, refusal.second);
-    const absl::Status status = file_.Finish();
+    absl::Status status = file_.Finish();
+    for (const TomlTable& table : tables_) status.Update(table.Finish());
     return status.ok() ? checked : status;
   }
 
  private:
+  static std::optional<std::uint64_t> ReadSize(TomlTable& table, const std::string& key) {
+    const std::vector<std::string> values = table.Texts(key);
+    if (values.empty()) return std::nullopt;
+    std::string text = values.front();
+    std::uint64_t size = 0;
+    const std::string error = Bytes()(text);
+    if (values.size() > 1 || !error.empty() || !absl::SimpleAtoi(text, &size)) {
+      table.Refuse(key, "must be a whole number, or a size such as \"4GiB\"");
+    }
+    return size;
+  }
+
   CLI::App& app_;
   TomlTable file_;
+  std::vector<TomlTable> tables_;
   std::set<std::string> from_file_;
 };
 
 // Checks the options, once those of the file, if there is one, are set.
-absl::Status Complete(CLI::App& app, const std::string& path, const ServerOptions& options) {
+absl::Status Complete(CLI::App& app, const std::string& path, ServerOptions& options) {
   if (path.empty()) return CheckOptions(options);
   absl::StatusOr<TomlTable> table = TomlTable::Open(path);
   if (!table.ok()) return table.status();
   SettingsFile file(app, *std::move(table));
   file.Read();
+  options.tenants = file.ReadTenants();
   return file.Finish(CheckOptions(options));
 }
 
@@ -99,7 +162,6 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
                  "Only ask the server at this address for its health: exit status 0 or 1");
   app.option_defaults()->always_capture_default();
 
-  const auto bytes = CLI::AsSizeValue(/*kb_is_1000=*/false);
   const auto add_milliseconds = [&](const std::string& flag, std::chrono::milliseconds& value,
                                     const std::string& description) {
     return app
@@ -111,7 +173,7 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--listen", o.listen, "HOST:PORT (port 0: any free one) or unix:PATH; repeatable")
       ->group("Network");
   app.add_flag("--allow-insecure-remote", o.allow_insecure_remote,
-               "Listen beyond this machine without encryption or credentials")
+               "Listen beyond this machine without encryption")
       ->group("Network");
   app.add_option("--max-connections", o.max_connections, "Connections at a time; more are closed")
       ->group("Network");
@@ -122,6 +184,27 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--port-file", o.port_file, "Write the TCP port here once ready")
       ->group("Network");
 
+  app.add_option("--tls-cert", o.tls_certificate,
+                 "The server's certificate chain, PEM: TCP addresses speak TLS")
+      ->group("Security");
+  app.add_option("--tls-key", o.tls_key, "Its private key, PEM")->group("Security");
+  app.add_option(
+         "--tls-client-ca", o.tls_client_ca,
+         "Clients show a certificate signed by one of these, PEM (with --tokens: or a token)")
+      ->group("Security");
+  app.add_option("--tokens", o.tokens,
+                 "TOML file of token hashes; clients over TCP show a token. See make-token")
+      ->group("Security");
+  app.add_option("--admin", o.admins,
+                 "Tenant that may call GetStatistics, repeatable [default, and this user]")
+      ->group("Security");
+  app.add_option("--tenant-tensors", o.tenant_tensors,
+                 "Resident tensors of a tenant; 0: any number")
+      ->group("Security");
+  app.add_option("--tenant-streams", o.tenant_streams,
+                 "Calls of a tenant at a time that carry tensors; 0: any number")
+      ->group("Security");
+
   app.add_option("--backend", o.backend, "auto, cpu or cuda")->group("Device");
   app.add_option("--threads", o.threads, "Threads of the CPU backend; 0: one a core")
       ->group("Device");
@@ -130,24 +213,24 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
 
   app.add_option("--host-memory", o.host_memory_bytes,
                  "For payload and results of all requests; 0: an eighth of the machine's")
-      ->transform(bytes)
+      ->transform(Bytes())
       ->group("Memory");
   app.add_option("--device-memory", o.device_memory_bytes,
                  "For kernels' working memory; 0: an eighth of the machine's, or most of the GPU's")
-      ->transform(bytes)
+      ->transform(Bytes())
       ->group("Memory");
   app.add_option("--window", o.window_bytes, "Payload that a client may be ahead of its answers")
-      ->transform(bytes)
+      ->transform(Bytes())
       ->group("Memory");
   app.add_option("--unit", o.unit_bytes, "Payload of one unit of work, about")
-      ->transform(bytes)
+      ->transform(Bytes())
       ->group("Memory");
   app.add_option("--max-mask", o.max_mask_bytes, "Size of one packed block mask")
-      ->transform(bytes)
+      ->transform(Bytes())
       ->group("Memory");
   app.add_option("--tensor-memory", o.tensor_memory_bytes,
                  "Resident tensors of one tenant; 0: half of the device memory")
-      ->transform(bytes)
+      ->transform(Bytes())
       ->group("Memory");
   add_milliseconds("--tensor-lease-ms", o.tensor_lease,
                    "How long a resident tensor stays unless renewed, where its client does not say")
@@ -175,11 +258,21 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->group("Operation");
 
+  std::string tenant;
+  CLI::App* const make_token = app.add_subcommand(
+      "make-token", "Print a new token for a tenant, and add its hash to the file of --tokens");
+  make_token->add_option("tenant", tenant, "Name of the tenant")->required();
+  make_token->fallthrough();
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error, std::cout, std::cerr);
     parsed.exit_status = code == 0 ? 0 : kBadUsage;
+    return parsed;
+  }
+  if (make_token->parsed()) {
+    parsed.exit_status = MakeToken(o.tokens, tenant);
     return parsed;
   }
   if (const absl::Status status = Complete(app, config, o); !status.ok()) {

@@ -81,10 +81,6 @@ int PortOf(const FileDescriptor& fd) {
 
 }  // namespace
 
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) close(fd_);
-}
-
 absl::Status ConnectionAcceptor::Listen(const std::string& address) {
   absl::string_view path = address;
   if (absl::ConsumePrefix(&path, "unix:")) {

@@ -48,9 +48,9 @@ grpc::Slice SliceOf(std::shared_ptr<Owner> owner, const std::byte* data, std::ui
 
 class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Stallable {
  public:
-  GetCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
+  GetCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context,
           const grpc::ByteBuffer& request)
-      : core_(core), tenant_(tenant), context_(context), record_("Get", context) {
+      : core_(core), caller_(std::move(caller)), context_(context), record_("Get", context) {
     Step([&] { Fail(Begin(request)); });
     core_.stalls.Add(this);  // which may call at once
   }
@@ -101,6 +101,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     tensor_.reset();
     access_.reset();
     ticket_.reset();
+    caller_.stream.Release();
     lock.unlock();
     Finish(ToGrpcStatus(status));
   }
@@ -129,7 +130,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
       return absl::InvalidArgumentError("message: not a protobuf message of the expected type");
     }
     if (absl::Status open = core_.CheckOpen(); !open.ok()) return open;
-    const TensorLookup tensors{core_.tensors, tenant_, core_.server_id};
+    const TensorLookup tensors{core_.tensors, caller_.tenant.name(), core_.server_id};
     absl::StatusOr<TensorStore::Handle> found = tensors.Find(request.handle(), "handle");
     if (!found.ok()) return found.status();
     std::optional<ResidentTensor::Access> access = ResidentTensor::TryRead(found->tensor);
@@ -199,7 +200,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
   }
 
   AttentionCore& core_;
-  const std::string& tenant_;
+  Caller caller_;
   grpc::CallbackServerContext& context_;
 
   std::mutex mutex_;
@@ -220,11 +221,10 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
 
 }  // namespace
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGetCall(AttentionCore& core,
-                                                         const std::string& tenant,
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGetCall(AttentionCore& core, Caller caller,
                                                          grpc::CallbackServerContext& context,
                                                          const grpc::ByteBuffer& request) {
-  return new GetCall(core, tenant, context, request);  // deletes itself in OnDone()
+  return new GetCall(core, std::move(caller), context, request);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

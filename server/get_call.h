@@ -8,9 +8,8 @@
 
 namespace sage::server {
 
-// The reactor owns itself; gRPC's rules apply to the arguments. `tenant` outlives it.
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGetCall(AttentionCore& core,
-                                                         const std::string& tenant,
+// The reactor owns itself; gRPC's rules apply to the arguments.
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartGetCall(AttentionCore& core, Caller caller,
                                                          grpc::CallbackServerContext& context,
                                                          const grpc::ByteBuffer& request);
 

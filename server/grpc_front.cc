@@ -12,6 +12,7 @@ namespace sage::server {
 namespace {
 
 constexpr int kMaxConcurrentStreams = 64;
+constexpr int kHandshakeTimeoutMs = 10000;
 
 // Linking gRPC's reflection is enough to serve it; this takes it out again.
 class WithoutReflection final : public grpc::ServerBuilderOption {
@@ -25,12 +26,14 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(AttentionCore& core, Options options) {
+absl::StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(AttentionCore& core, Callers callers,
+                                                            Options options) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  std::unique_ptr<GrpcFront> front(new GrpcFront(core, std::move(options)));
+  std::unique_ptr<GrpcFront> front(
+      new GrpcFront(core, std::move(callers), std::move(options.about)));
   builder.RegisterService(&front->attention_);
   builder.RegisterService(&front->tensors_);
   builder.RegisterService(&front->sessions_);
@@ -41,13 +44,13 @@ absl::StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(AttentionCore& core,
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   // A small compressed message can expand to a very large one; tensors do not compress anyway.
   for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
   }
   front->sink_ = builder.experimental().AddExternalConnectionAcceptor(
-      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, options.credentials);
   front->grpc_ = builder.BuildAndStart();
   if (front->grpc_ == nullptr) return absl::InternalError("the gRPC server did not start");
   return front;

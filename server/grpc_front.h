@@ -1,35 +1,35 @@
-// A gRPC server for one tenant: the services, all over one core.
+// A gRPC server: the services, all over one core.
 #ifndef SAGE_SERVER_GRPC_FRONT_H_
 #define SAGE_SERVER_GRPC_FRONT_H_
 
 #include <chrono>
-#include <functional>
 #include <memory>
-#include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/server_builder.h"
 #include "sage/v1/sessions.grpc.pb.h"
 #include "server/attention_service.h"
+#include "server/callers.h"
 #include "server/server_service.h"
 #include "server/tensors_service.h"
 
 namespace sage::server {
 
-// Serves the connections that it is handed. gRPC does not tell a call from which socket it came, so
-// that clients told apart by their sockets have a front each. Thread-safe.
+// Serves the connections that it is handed. gRPC does not tell a call who is at the other end of
+// its socket, so that users told apart by their sockets have a front each. Thread-safe.
 class GrpcFront {
  public:
   struct Options {
-    std::string tenant;
+    std::shared_ptr<grpc::ServerCredentials> credentials;  // of the connections
     bool reflection = false;
-    v1::ServerInfo info;
-    std::function<v1::Statistics()> statistics;  // called on gRPC's threads
+    ServerService::Options about;
   };
 
   // `core` outlives the front. INTERNAL where gRPC does not start.
-  static absl::StatusOr<std::unique_ptr<GrpcFront>> Start(AttentionCore& core, Options options);
+  static absl::StatusOr<std::unique_ptr<GrpcFront>> Start(AttentionCore& core, Callers callers,
+                                                          Options options);
 
   void HandleConnection(int listener_fd, int fd);  // takes `fd` over
   void SetHealthy(bool healthy);
@@ -37,11 +37,13 @@ class GrpcFront {
   void Shutdown(std::chrono::system_clock::time_point deadline);
 
  private:
-  GrpcFront(AttentionCore& core, Options options)
-      : attention_(core, options.tenant),
-        tensors_(core, std::move(options.tenant)),
-        about_(std::move(options.info), std::move(options.statistics)) {}
+  GrpcFront(AttentionCore& core, Callers callers, ServerService::Options about)
+      : callers_(std::move(callers)),
+        attention_(core, callers_),
+        tensors_(core, callers_),
+        about_(callers_, std::move(about)) {}
 
+  const Callers callers_;
   // Services go after the server that calls them.
   AttentionService attention_;
   TensorsService tensors_;

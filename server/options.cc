@@ -1,9 +1,12 @@
 #include "server/options.h"
 
 #include <array>
+#include <map>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "config/address.h"
+#include "server/tenant_name.h"
 
 namespace sage::server {
 namespace {
@@ -12,19 +15,42 @@ absl::Status Refuse(const char* flag, const std::string& got, const std::string&
   return absl::InvalidArgumentError(absl::StrCat(flag, ": got ", got, ", allowed ", allowed));
 }
 
+absl::Status CheckCredentials(const ServerOptions& options) {
+  if (options.tls_certificate.empty() != options.tls_key.empty()) {
+    return options.tls_key.empty() ? Refuse("tls-key", "none", "the key of tls-cert")
+                                   : Refuse("tls-cert", "none", "the certificate of tls-key");
+  }
+  if (!options.tls_client_ca.empty() && options.tls_certificate.empty()) {
+    return Refuse("tls-client-ca", "no tls-cert", "both");
+  }
+  std::map<std::string, std::string> owners;
+  for (const auto& [name, tenant] : options.tenants) {
+    const absl::Status status = CheckTenantName(name);
+    if (!status.ok()) return Refuse("tenant", name, std::string(status.message()));
+    for (const std::string& certificate : tenant.certificates) {
+      const auto [owner, is_new] = owners.emplace(certificate, name);
+      if (is_new) continue;
+      return Refuse("tenant", absl::StrCat("certificate ", certificate, " of ", name),
+                    absl::StrCat("one tenant, and it is ", owner->second, "'s"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckOptions(const ServerOptions& options) {
   if (options.listen.empty()) return Refuse("listen", "nothing", "at least one address");
   for (const std::string& address : options.listen) {
     if (absl::Status status = CheckAddress(address); !status.ok()) return status;
-    if (!IsLocal(address) && !options.allow_insecure_remote) {
+    if (!IsLocal(address) && options.tls_certificate.empty() && !options.allow_insecure_remote) {
       return Refuse(
           "listen", address,
-          "addresses of this machine; to serve others without encryption or credentials, say "
-          "so with --allow-insecure-remote");
+          "addresses of this machine; to serve others, encrypt with --tls-cert and --tls-key, or "
+          "say with --allow-insecure-remote that you do not");
     }
   }
+  if (absl::Status status = CheckCredentials(options); !status.ok()) return status;
   if (options.backend != "auto" && options.backend != "cpu" && options.backend != "cuda") {
     return Refuse("backend", options.backend, "auto, cpu, cuda");
   }

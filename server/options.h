@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,11 +13,30 @@
 
 namespace sage::server {
 
+// What differs for one tenant.
+struct TenantOptions {
+  std::optional<std::uint64_t> tensor_memory_bytes = {};
+  std::optional<std::uint64_t> tensors = {};
+  std::optional<std::uint64_t> streams = {};
+  // Names of client certificates that are the tenant's. Where any tenant has one, certificates that
+  // are none's are refused; where none has, a certificate's own name is its tenant.
+  std::vector<std::string> certificates = {};
+};
+
 struct ServerOptions {
   // HOST:PORT (port 0 picks a free one) or unix:PATH.
   std::vector<std::string> listen = {"127.0.0.1:50051"};
-  // Listen beyond loopback although nothing is encrypted and nobody is asked for credentials.
+  // Listen beyond loopback although nothing is encrypted.
   bool allow_insecure_remote = false;
+  // PEM files of the server's certificate and key: with them, all TCP addresses speak TLS. With
+  // client_ca clients show a certificate signed by it; where there are tokens, too, one of either.
+  // All are read again when they change.
+  std::string tls_certificate;
+  std::string tls_key;
+  std::string tls_client_ca;
+  std::string tokens;  // see TokenFile; empty: none
+  // Tenants that may call GetStatistics; empty: `default` and the server's own user.
+  std::vector<std::string> admins;
 
   std::string backend = "auto";  // auto, cpu, cuda
   int threads = 0;               // of the CPU backend; 0: one a core
@@ -31,6 +52,11 @@ struct ServerOptions {
   // Bytes of resident tensors that one tenant may keep; 0: half of the device memory. How long they
   // stay unless they are renewed, where the client does not say, and at most.
   std::uint64_t tensor_memory_bytes = 0;
+  // Resident tensors of one tenant, and its calls of Attend, AttendStream, Put and Get at a time;
+  // 0: no limit.
+  std::uint64_t tenant_tensors = 0;
+  std::uint64_t tenant_streams = 0;
+  std::map<std::string, TenantOptions> tenants;  // by name
   std::chrono::milliseconds tensor_lease{600000};
   std::chrono::milliseconds tensor_max_lease{3600000};
   std::uint64_t max_requests = 256;

@@ -29,10 +29,10 @@ using Clock = std::chrono::steady_clock;
 
 class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Stallable {
  public:
-  PutCall(AttentionCore& core, const std::string& tenant, grpc::CallbackServerContext& context,
+  PutCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context,
           grpc::ByteBuffer& response)
       : core_(core),
-        tenant_(tenant),
+        caller_(std::move(caller)),
         context_(context),
         response_(response),
         record_("Put", context) {
@@ -94,6 +94,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
     tensor_.reset();
     staging_.Reset();
     ticket_.reset();
+    caller_.stream.Release();
     lock.unlock();
     Finish(ToGrpcStatus(status));
   }
@@ -142,7 +143,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
     if (!spec.ok()) return spec.status();
     spec_ = *std::move(spec);
     if (!spec_.idempotency_key.empty()) {
-      auto known = core_.tensors.FindByKey(tenant_, spec_);
+      auto known = core_.tensors.FindByKey(caller_.tenant.name(), spec_);
       if (!known.ok()) return known.status();
       if (known->has_value()) {
         Answer(**known);
@@ -151,7 +152,8 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
       }
     }
 
-    absl::StatusOr<std::shared_ptr<ResidentTensor>> tensor = core_.tensors.Reserve(tenant_, spec_);
+    absl::StatusOr<std::shared_ptr<ResidentTensor>> tensor =
+        core_.tensors.Reserve(caller_.tenant.name(), spec_);
     if (!tensor.ok()) return tensor.status();
     tensor_ = *std::move(tensor);
     const bool staged = !unified() && spec_.tensor.has_payload();
@@ -232,7 +234,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
                                                spec_.tensor.bytes(), " bytes"));
     }
     absl::StatusOr<TensorStore::Handle> handle =
-        core_.tensors.Publish(tenant_, spec_, std::move(tensor_));
+        core_.tensors.Publish(caller_.tenant.name(), spec_, std::move(tensor_));
     if (!handle.ok()) return handle.status();
     Answer(*handle);
     return absl::OkStatus();
@@ -249,7 +251,7 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
   }
 
   AttentionCore& core_;
-  const std::string& tenant_;
+  Caller caller_;
   grpc::CallbackServerContext& context_;
   grpc::ByteBuffer& response_;
 
@@ -274,11 +276,10 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
 
 }  // namespace
 
-grpc::ServerReadReactor<grpc::ByteBuffer>* StartPutCall(AttentionCore& core,
-                                                        const std::string& tenant,
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartPutCall(AttentionCore& core, Caller caller,
                                                         grpc::CallbackServerContext& context,
                                                         grpc::ByteBuffer& response) {
-  return new PutCall(core, tenant, context, response);  // deletes itself in OnDone()
+  return new PutCall(core, std::move(caller), context, response);  // deletes itself in OnDone()
 }
 
 }  // namespace sage::server

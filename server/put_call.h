@@ -8,9 +8,8 @@
 
 namespace sage::server {
 
-// The reactor owns itself; gRPC's rules apply to the arguments. `tenant` outlives it.
-grpc::ServerReadReactor<grpc::ByteBuffer>* StartPutCall(AttentionCore& core,
-                                                        const std::string& tenant,
+// The reactor owns itself; gRPC's rules apply to the arguments.
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartPutCall(AttentionCore& core, Caller caller,
                                                         grpc::CallbackServerContext& context,
                                                         grpc::ByteBuffer& response);
 

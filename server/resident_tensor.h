@@ -26,6 +26,7 @@ class ResidentTensor {
  public:
   // What a tensor takes up, for as long as it lives.
   struct Holdings {
+    Account::Reservation count;   // of the tenant: one tensor
     Account::Reservation quota;   // of the tenant: the bytes that the tensor counts for
     Account::Reservation host;    // masks: their bits
     Account::Reservation device;  // elements, prepared keys, the device's copy of a mask

@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -23,8 +25,10 @@
 #include "server/codec.h"
 #include "server/connection_acceptor.h"
 #include "server/device_watch.h"
+#include "server/fronts.h"
 #include "server/random_id.h"
-#include "server/tenant_fronts.h"
+#include "server/tenant_name.h"
+#include "server/tls_credentials.h"
 #include "server/version.h"
 #include "spdlog/spdlog.h"
 
@@ -77,9 +81,11 @@ struct Server::Parts {
   Admission admission;
   SlabPool host_pool;  // of the first device; every device copies from and to it
   StallWatch stalls;
+  Tenants tenants;
   TensorStore store;
   std::unique_ptr<AttentionCore> core;
-  std::unique_ptr<TenantFronts> fronts;
+  std::unique_ptr<Authenticator> authenticator;
+  std::unique_ptr<Fronts> fronts;
   ConnectionAcceptor acceptor;
 
   std::mutex drain_mutex;
@@ -97,7 +103,8 @@ struct Server::Parts {
         admission(options.host_memory_bytes, options.max_requests),
         host_pool(devices.front()->backend(), MemoryKind::kHost, options.host_memory_bytes),
         stalls(options.stall_timeout),
-        store(StoreOptions(), admission, Devices()) {}
+        tenants(Limits(), OwnLimits()),
+        store(StoreOptions(), tenants, admission, Devices()) {}
 
   std::vector<Device*> Devices() const {
     std::vector<Device*> all;
@@ -106,11 +113,31 @@ struct Server::Parts {
   }
 
   TensorStoreOptions StoreOptions() const {
-    const std::uint64_t half = Sum([](Device& d) { return d.memory().limit(); }) / 2;
-    return {.tenant_bytes = options.tensor_memory_bytes == 0 ? half : options.tensor_memory_bytes,
-            .unit_bytes = options.unit_bytes,
+    return {.unit_bytes = options.unit_bytes,
             .default_lease = options.tensor_lease,
             .max_lease = options.tensor_max_lease};
+  }
+
+  // Of a tenant that has no limits of its own.
+  TenantLimits Limits() const {
+    const auto or_none = [](std::uint64_t limit) {
+      return limit == 0 ? TenantLimits::kNone : limit;
+    };
+    const std::uint64_t half = Sum([](Device& d) { return d.memory().limit(); }) / 2;
+    return {.tensor_bytes = options.tensor_memory_bytes == 0 ? half : options.tensor_memory_bytes,
+            .tensors = or_none(options.tenant_tensors),
+            .streams = or_none(options.tenant_streams)};
+  }
+
+  std::map<std::string, TenantLimits> OwnLimits() const {
+    std::map<std::string, TenantLimits> own;
+    for (const auto& [name, tenant] : options.tenants) {
+      const TenantLimits limits = Limits();
+      own[name] = {.tensor_bytes = tenant.tensor_memory_bytes.value_or(limits.tensor_bytes),
+                   .tensors = tenant.tensors.value_or(limits.tensors),
+                   .streams = tenant.streams.value_or(limits.streams)};
+    }
+    return own;
   }
 
   // The sum of a figure over all devices.
@@ -125,6 +152,7 @@ struct Server::Parts {
   v1::Statistics Statistics() const;
   std::vector<Gauge> Gauges() const;
   absl::Status Open();
+  absl::Status OpenFronts();
   absl::Status WritePortFile() const;
   void End(absl::Status why);
   void LoseDevice(const absl::Status& why);
@@ -166,7 +194,6 @@ v1::ServerInfo Server::Parts::Info() const {
   limits.set_max_connections(options.max_connections);
   limits.set_stall_timeout_ms(static_cast<std::uint64_t>(options.stall_timeout.count()));
   limits.set_max_head_dim(kMaxHeadDim);
-  limits.set_tensor_memory_bytes(store.tenant_bytes());
   limits.set_max_tensor_lease_ms(static_cast<std::uint64_t>(options.tensor_max_lease.count()));
   limits.set_max_batch(core->jobs.plan_limits.max_units);
   return info;
@@ -291,19 +318,56 @@ absl::Status Server::Parts::Open() {
   if (!options.metrics_listen.empty()) {
     if (absl::Status status = metrics.Open(options.metrics_listen); !status.ok()) return status;
   }
-  auto opened = std::make_unique<TenantFronts>([this](std::string tenant) {
-    return GrpcFront::Start(*core, {.tenant = std::move(tenant),
-                                    .reflection = options.reflection,
-                                    .info = Info(),
-                                    .statistics = [this] { return Statistics(); }});
-  });
-  if (absl::Status status = opened->Open(); !status.ok()) return status;
-  fronts = std::move(opened);
+  if (absl::Status status = OpenFronts(); !status.ok()) return status;
   acceptor.Start([this](int listener_fd, int fd) { fronts->HandleConnection(listener_fd, fd); },
                  options.max_connections);
   watch = std::make_unique<DeviceWatch>(Devices(),
                                         [this](const absl::Status& why) { LoseDevice(why); });
   return WritePortFile();
+}
+
+absl::Status Server::Parts::OpenFronts() {
+  Authenticator::Options identities;
+  if (!options.tokens.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenFile>> tokens = TokenFile::Open(options.tokens);
+    if (!tokens.ok()) return tokens.status();
+    identities.tokens = *std::move(tokens);
+  }
+  for (const auto& [name, tenant] : options.tenants) {
+    for (const std::string& certificate : tenant.certificates) {
+      identities.certificates[certificate] = name;
+    }
+  }
+  authenticator = std::make_unique<Authenticator>(std::move(identities));
+
+  std::shared_ptr<grpc::ServerCredentials> tcp_credentials = grpc::InsecureServerCredentials();
+  if (!options.tls_certificate.empty()) {
+    absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> tls =
+        MakeTlsCredentials({.certificate = options.tls_certificate,
+                            .key = options.tls_key,
+                            .client_ca = options.tls_client_ca,
+                            .client_optional = !options.tokens.empty()});
+    if (!tls.ok()) return tls.status();
+    tcp_credentials = *std::move(tls);
+  }
+  const bool asks = !options.tokens.empty() || !options.tls_client_ca.empty();
+  const std::string tcp_tenant = asks ? "" : kDefaultTenant;
+
+  std::set<std::string> admins(options.admins.begin(), options.admins.end());
+  if (admins.empty()) admins = {kDefaultTenant, TenantOfUser(geteuid())};
+
+  auto opened = std::make_unique<Fronts>([=, this](std::optional<uid_t> user) {
+    return GrpcFront::Start(
+        *core,
+        Callers(*authenticator, tenants, user.has_value() ? TenantOfUser(*user) : tcp_tenant),
+        {.credentials = user.has_value() ? grpc::InsecureServerCredentials() : tcp_credentials,
+         .reflection = options.reflection,
+         .about = {
+             .info = Info(), .statistics = [this] { return Statistics(); }, .admins = admins}});
+  });
+  if (absl::Status status = opened->Open(); !status.ok()) return status;
+  fronts = std::move(opened);
+  return absl::OkStatus();
 }
 
 absl::Status Server::Parts::WritePortFile() const {

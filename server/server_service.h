@@ -3,41 +3,38 @@
 #define SAGE_SERVER_SERVER_SERVICE_H_
 
 #include <functional>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "grpcpp/grpcpp.h"
 #include "sage/v1/server.grpc.pb.h"
+#include "server/callers.h"
 
 namespace sage::server {
 
 class ServerService final : public v1::Server::CallbackService {
  public:
-  // `statistics` is called on gRPC's threads, several at a time.
-  ServerService(v1::ServerInfo info, std::function<v1::Statistics()> statistics)
-      : info_(std::move(info)), statistics_(std::move(statistics)) {}
+  struct Options {
+    v1::ServerInfo info;                         // what is the same for all tenants
+    std::function<v1::Statistics()> statistics;  // called on gRPC's threads, several at a time
+    std::set<std::string> admins;                // tenants that may ask for statistics
+  };
 
-  grpc::ServerUnaryReactor* GetInfo(grpc::CallbackServerContext* context, const v1::GetInfoRequest*,
-                                    v1::ServerInfo* response) override {
-    *response = info_;
-    return FinishOk(context);
-  }
+  ServerService(const Callers& callers, Options options)
+      : callers_(callers), options_(std::move(options)) {}
 
+  grpc::ServerUnaryReactor* GetInfo(grpc::CallbackServerContext* context,
+                                    const v1::GetInfoRequest* request,
+                                    v1::ServerInfo* response) override;
+  // PERMISSION_DENIED for a tenant that is no admin.
   grpc::ServerUnaryReactor* GetStatistics(grpc::CallbackServerContext* context,
-                                          const v1::GetStatisticsRequest*,
-                                          v1::Statistics* response) override {
-    *response = statistics_();
-    return FinishOk(context);
-  }
+                                          const v1::GetStatisticsRequest* request,
+                                          v1::Statistics* response) override;
 
  private:
-  static grpc::ServerUnaryReactor* FinishOk(grpc::CallbackServerContext* context) {
-    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
-    return reactor;
-  }
-
-  const v1::ServerInfo info_;
-  const std::function<v1::Statistics()> statistics_;
+  const Callers& callers_;
+  const Options options_;
 };
 
 }  // namespace sage::server

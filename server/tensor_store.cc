@@ -8,12 +8,12 @@
 
 namespace sage::server {
 
-TensorStore::TensorStore(const TensorStoreOptions& options, Admission& admission,
+TensorStore::TensorStore(const TensorStoreOptions& options, Tenants& tenants, Admission& admission,
                          std::vector<Device*> devices)
     : options_(options),
+      tenants_(tenants),
       admission_(admission),
       devices_(std::move(devices)),
-      quotas_(options.tenant_bytes),
       thread_([this] { EndLeases(); }) {}
 
 TensorStore::~TensorStore() {
@@ -34,8 +34,8 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::
   holdings.placement = std::move(group);
 
   // What could never fit is refused before anything else is computed from its size.
-  const absl::Status fits =
-      Take(quotas_.Of(tenant), spec.tensor.bytes(), "tenant.tensor_bytes").status();
+  Account& quota_bytes = tenants_.Of(tenant).tensor_bytes();
+  const absl::Status fits = Take(quota_bytes, spec.tensor.bytes(), "tenant.tensor_bytes").status();
   if (absl::IsFailedPrecondition(fits)) return fits;
 
   // A mask is kept at the host, and a copy of it by a device with memory of its own.
@@ -49,8 +49,12 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::
   if (spec.tensor.role == TensorRole::kK) {
     device_bytes += KeptKvBytes(spec.tensor, device.backend(), kv_heads);
   }
-  absl::StatusOr<Account::Reservation> quota = Take(
-      quotas_.Of(tenant), device_bytes + SlabPool::RoundUp(spec.mask_bytes), "tenant.tensor_bytes");
+  absl::StatusOr<Account::Reservation> count =
+      Take(tenants_.Of(tenant).tensors(), 1, "tenant.tensors");
+  if (!count.ok()) return count.status();
+  holdings.count = *std::move(count);
+  absl::StatusOr<Account::Reservation> quota =
+      Take(quota_bytes, device_bytes + SlabPool::RoundUp(spec.mask_bytes), "tenant.tensor_bytes");
   if (!quota.ok()) return quota.status();
   holdings.quota = *std::move(quota);
   absl::StatusOr<Account::Reservation> host =

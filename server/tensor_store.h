@@ -18,14 +18,13 @@
 #include "server/device.h"
 #include "server/placements.h"
 #include "server/resident_tensor.h"
-#include "server/tenant_quotas.h"
+#include "server/tenants.h"
 #include "server/tensor_table.h"
 
 namespace sage::server {
 
 struct TensorStoreOptions {
-  std::uint64_t tenant_bytes = 0;  // that one tenant may keep
-  std::uint64_t unit_bytes = 0;    // of a request's units, see PlanLimits
+  std::uint64_t unit_bytes = 0;  // of a request's units, see PlanLimits
   std::chrono::milliseconds default_lease{600000};
   std::chrono::milliseconds max_lease{3600000};
 };
@@ -40,10 +39,10 @@ struct PutSpec {
   std::string idempotency_key;                     // empty: none
 };
 
-// Thread-safe. Tensors may outlive the store, but not the devices or the admission.
+// Thread-safe. Tensors may outlive the store, but not the devices, the tenants or the admission.
 class TensorStore {
  public:
-  TensorStore(const TensorStoreOptions& options, Admission& admission,
+  TensorStore(const TensorStoreOptions& options, Tenants& tenants, Admission& admission,
               std::vector<Device*> devices);
   ~TensorStore();
 
@@ -78,9 +77,7 @@ class TensorStore {
   std::size_t size() const { return table_.size(); }
   std::uint64_t leases_expired() const;
   // Bytes that count for some tenant.
-  std::uint64_t stored_bytes() const { return quotas_.reserved(); }
-  // What one tenant may keep.
-  std::uint64_t tenant_bytes() const { return options_.tenant_bytes; }
+  std::uint64_t stored_bytes() const { return tenants_.tensor_bytes(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -89,9 +86,9 @@ class TensorStore {
   void EndLeases();
 
   const TensorStoreOptions options_;
+  Tenants& tenants_;
   Admission& admission_;
   const std::vector<Device*> devices_;
-  TenantQuotas quotas_;
   Placements placements_;
   TensorTable table_;
 

@@ -1,4 +1,4 @@
-// The Tensors service: resident tensors of one tenant.
+// The Tensors service: resident tensors of the calling tenant.
 #ifndef SAGE_SERVER_TENSORS_SERVICE_H_
 #define SAGE_SERVER_TENSORS_SERVICE_H_
 
@@ -17,8 +17,7 @@ class TensorsService final
           v1::Tensors::WithCallbackMethod_Stat<v1::Tensors::WithCallbackMethod_Renew<
               v1::Tensors::WithCallbackMethod_Release<v1::Tensors::Service>>>>> {
  public:
-  TensorsService(AttentionCore& core, std::string tenant)
-      : core_(core), tenant_(std::move(tenant)) {}
+  TensorsService(AttentionCore& core, const Callers& callers) : core_(core), callers_(callers) {}
 
   grpc::ServerReadReactor<grpc::ByteBuffer>* Put(grpc::CallbackServerContext* context,
                                                  grpc::ByteBuffer* response) override;
@@ -35,13 +34,18 @@ class TensorsService final
                                     v1::ReleaseResponse* response) override;
 
  private:
-  TensorLookup tensors() const { return {core_.tensors, tenant_, core_.server_id}; }
-  absl::Status Describe(const v1::StatRequest& request, v1::StatResponse& response) const;
-  absl::Status Extend(const v1::RenewRequest& request, v1::RenewResponse& response) const;
-  absl::Status Drop(const v1::ReleaseRequest& request, v1::ReleaseResponse& response) const;
+  // Calls a method with the caller's tensors, and ends the call with what it says.
+  template <typename Method>
+  grpc::ServerUnaryReactor* Control(grpc::CallbackServerContext& context, Method method) const;
+  absl::Status Describe(const TensorLookup& tensors, const v1::StatRequest& request,
+                        v1::StatResponse& response) const;
+  absl::Status Extend(const TensorLookup& tensors, const v1::RenewRequest& request,
+                      v1::RenewResponse& response) const;
+  absl::Status Drop(const TensorLookup& tensors, const v1::ReleaseRequest& request,
+                    v1::ReleaseResponse& response) const;
 
   AttentionCore& core_;
-  const std::string tenant_;
+  const Callers& callers_;
 };
 
 }  // namespace sage::server

@@ -125,8 +125,8 @@ TEST_F(TensorStoreTest, AKeyStandsForOneTensorOfOneTenant) {
 }
 
 TEST_F(TensorStoreTest, TenantsHaveAQuotaEach) {
-  TensorStore store({.tenant_bytes = 128 << 10, .unit_bytes = 1 << 20}, admission_,
-                    {device_.get()});
+  Tenants tenants({.tensor_bytes = 128 << 10});
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_, {device_.get()});
   std::vector<std::shared_ptr<ResidentTensor>> tensors;
   for (const char* tenant : {"a", "a", "b", "b"}) {
     auto tensor = store.Reserve(tenant, Output());
@@ -142,8 +142,27 @@ TEST_F(TensorStoreTest, TenantsHaveAQuotaEach) {
   EXPECT_EQ(store.Reserve("a", large).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(TensorStoreTest, TensorsOfATenantAreCounted) {
+  Tenants tenants({.tensors = 2}, {{"large", {.tensors = 3}}, {"none", {.tensors = 0}}});
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_, {device_.get()});
+  std::vector<std::shared_ptr<ResidentTensor>> tensors;
+  for (const char* tenant : {"a", "a", "large", "large", "large"}) {
+    auto tensor = store.Reserve(tenant, Output());
+    ASSERT_TRUE(tensor.ok()) << tensor.status();
+    tensors.push_back(*std::move(tensor));
+  }
+  for (const char* tenant : {"a", "large"}) {
+    EXPECT_EQ(store.Reserve(tenant, Output()).status().code(),
+              absl::StatusCode::kResourceExhausted);
+  }
+  EXPECT_EQ(store.Reserve("none", Output()).status().code(), absl::StatusCode::kFailedPrecondition);
+  tensors.erase(tensors.begin());
+  EXPECT_TRUE(store.Reserve("a", Output()).ok());
+}
+
 TEST_F(TensorStoreTest, AGroupStaysTogetherAndGroupsSpread) {
-  TensorStore store({.tenant_bytes = 1 << 20, .unit_bytes = 1 << 20}, admission_,
+  Tenants tenants({.tensor_bytes = 1 << 20});
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_,
                     {device_.get(), other_device_.get()});
   const auto a1 = *store.Reserve("me", Output("a"));
   const auto a2 = *store.Reserve("me", Output("a"));
@@ -155,7 +174,8 @@ TEST_F(TensorStoreTest, AGroupStaysTogetherAndGroupsSpread) {
 }
 
 TEST_F(TensorStoreTest, KeysPayForBeingKeptPrepared) {
-  TensorStore store({.tenant_bytes = 8 << 20, .unit_bytes = 1 << 20}, admission_, {device_.get()});
+  Tenants tenants({.tensor_bytes = 8 << 20});
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_, {device_.get()});
   PutSpec spec = Output();
   spec.tensor.role = TensorRole::kV;
   const auto v = *store.Reserve("me", spec);
@@ -170,7 +190,8 @@ TEST_F(TensorStoreTest, KeysPayForBeingKeptPrepared) {
 TEST_F(TensorStoreTest, ManyThreadsLeaveNothing) {
   const std::uint64_t seed = std::random_device()();
   SCOPED_TRACE(seed);
-  TensorStore store({.tenant_bytes = 16 << 20, .unit_bytes = 1 << 20}, admission_,
+  Tenants tenants({.tensor_bytes = 16 << 20});
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_,
                     {device_.get(), other_device_.get()});
   std::atomic<int> put = 0;
   std::vector<std::thread> threads;

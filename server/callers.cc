@@ -1,0 +1,19 @@
+#include "server/callers.h"
+
+namespace sage::server {
+
+absl::StatusOr<Tenant*> Callers::TenantOf(const grpc::ServerContextBase& call) const {
+  const absl::StatusOr<std::string> name = authenticator_.TenantOf(call, otherwise_);
+  if (!name.ok()) return name.status();
+  return &tenants_.Of(*name);
+}
+
+absl::StatusOr<Caller> Callers::Admit(const grpc::ServerContextBase& call) const {
+  const absl::StatusOr<Tenant*> tenant = TenantOf(call);
+  if (!tenant.ok()) return tenant.status();
+  absl::StatusOr<Account::Reservation> stream = (*tenant)->OpenStream();
+  if (!stream.ok()) return stream.status();
+  return Caller{**tenant, *std::move(stream)};
+}
+
+}  // namespace sage::server

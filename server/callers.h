@@ -1,0 +1,35 @@
+// Who calls over the connections of one gRPC server.
+#ifndef SAGE_SERVER_CALLERS_H_
+#define SAGE_SERVER_CALLERS_H_
+
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/server_context.h"
+#include "server/authenticator.h"
+#include "server/tenants.h"
+
+namespace sage::server {
+
+// Thread-safe; what it refers to outlives it.
+class Callers {
+ public:
+  // `otherwise` is whose calls without credentials are; see Authenticator.
+  Callers(const Authenticator& authenticator, Tenants& tenants, std::string otherwise)
+      : authenticator_(authenticator), tenants_(tenants), otherwise_(std::move(otherwise)) {}
+
+  // Errors as Authenticator has them.
+  absl::StatusOr<Tenant*> TenantOf(const grpc::ServerContextBase& call) const;
+  // Also takes one of the tenant's places; RESOURCE_EXHAUSTED where all are taken.
+  absl::StatusOr<Caller> Admit(const grpc::ServerContextBase& call) const;
+
+ private:
+  const Authenticator& authenticator_;
+  Tenants& tenants_;
+  const std::string otherwise_;
+};
+
+}  // namespace sage::server
+
+#endif  // SAGE_SERVER_CALLERS_H_
