@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/internal/channels.h"
 #include "client/internal/inline_call.h"
 #include "client/internal/outgoing_request.h"
 #include "client/internal/status.h"
@@ -18,16 +19,11 @@
 #include "client/internal/wire_header.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 #include "sage/v1/server.grpc.pb.h"
 
 namespace sage {
 namespace {
 
-constexpr int kMaxReceiveMessageBytes = 8 << 20;
-constexpr int kKeepaliveTimeMs = 30'000;
-constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kMaxConnections = 16;
 constexpr std::size_t kMinChunkBytes = 4 << 10;
 constexpr std::size_t kMaxChunkBytes = 2 << 20;
@@ -101,20 +97,10 @@ struct Client::RunningCalls {
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxReceiveMessageBytes);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // a retry would have to keep all data sent so far
-  // Its own connection, not one shared with other clients of the process.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  std::vector<std::shared_ptr<grpc::Channel>> channels;
-  channels.reserve(options.connections);
-  for (int i = 0; i < options.connections; ++i) {
-    channels.push_back(
-        grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments));
-  }
-  return std::unique_ptr<Client>(new Client(std::move(options), std::move(channels)));
+  absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> channels =
+      internal::OpenChannels(options);
+  if (!channels.ok()) return channels.status();
+  return std::unique_ptr<Client>(new Client(std::move(options), *std::move(channels)));
 }
 
 Client::Client(ClientOptions options, std::vector<std::shared_ptr<grpc::Channel>> channels)

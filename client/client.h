@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,22 @@ namespace internal {
 struct HeadsInMemory;
 }
 
+// PEM files; all are read again when they change, for the connections that are made from then on.
+struct TlsOptions {
+  // Whose certificates the server may show, for the host of the target; empty: the system's.
+  std::string root_certificates = {};
+  // The client's own, with its chain, and its key; empty: none.
+  std::string certificate = {};
+  std::string key = {};
+};
+
 struct ClientOptions {
   std::string target = "127.0.0.1:50051";  // host:port, or unix:/path of a socket
+  std::optional<TlsOptions> tls = {};      // absent: nothing is encrypted
+  // Sent with every call; or a file that holds it, which other users may not read and which is
+  // read again when it changes. Both empty: none. Without TLS it is sent within this machine only.
+  std::string token = {};
+  std::string token_file = {};
   absl::Duration default_timeout = absl::InfiniteDuration();
   // Requests whose messages, both ways, stay within this are sent as one message; all others are
   // streamed. The server takes up to 3 MiB, ordinary stubs receive up to 4.
@@ -73,7 +88,7 @@ class Client {
   using AttendCallback = std::function<void(absl::StatusOr<AttendReport>)>;
 
   // Prepares the connections; they are made by the calls that use them. INVALID_ARGUMENT for a bad
-  // option.
+  // option, a file of the credentials included.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
   // Waits for running calls to end; cancel them first where that may take long. Not to be called
   // from a completion callback: the connection goes with the client, and waits for its threads.

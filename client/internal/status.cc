@@ -53,6 +53,12 @@ bool NeverReached(const std::string& message) {
          absl::StrContains(message, "onnection refused");
 }
 
+// Somebody listens there, but does not like what it hears.
+bool BrokeInHandshake(const std::string& message) {
+  return absl::StrContains(message, "Socket closed") ||
+         absl::StrContains(message, "Connection reset") || absl::StrContains(message, "andshake");
+}
+
 }  // namespace
 
 absl::Status FromGrpc(const grpc::Status& status, const std::string& target) {
@@ -60,7 +66,10 @@ absl::Status FromGrpc(const grpc::Status& status, const std::string& target) {
   std::string message = status.error_message();
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty() &&
       NeverReached(message)) {
-    message = absl::StrCat("cannot reach ", target, ": ", message, "; is sage-server running?");
+    message = absl::StrCat("cannot reach ", target, ": ", message,
+                           BrokeInHandshake(message)
+                               ? "; do both sides use TLS, and accept each other's certificates?"
+                               : "; is sage-server running?");
   }
   const std::vector<std::string> notes = ReadDetails(status);
   if (!notes.empty()) absl::StrAppend(&message, " (", absl::StrJoin(notes, "; "), ")");
