@@ -7,6 +7,7 @@
 #ifndef SAGE_KERNELS_BACKEND_H_
 #define SAGE_KERNELS_BACKEND_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -78,6 +79,9 @@ struct AttendTask {
   MutableHeads out;    // [num_heads_q, q_rows, head_dim] of output_dtype; every element is written
   DType output_dtype = DType::kFloat16;
   float* lse = nullptr;  // [num_heads_q, q_rows], head stride q_rows; nullptr where not wanted
+  // Where given, in host memory: once it is set nobody wants the output any more, and the backend
+  // may leave what it has not yet written as it is. The launch succeeds all the same.
+  const std::atomic<bool>* abandoned = nullptr;
 };
 
 // OK, or INVALID_ARGUMENT for int8 operands that a task of this precision does not take or that

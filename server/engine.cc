@@ -15,11 +15,15 @@ double Operations(const AttendTask& task) {
          static_cast<double>(task.kv.length_k) * static_cast<double>(task.kv.head_dim);
 }
 
+bool IsCancelled(const UnitWork& work) {
+  return work.request->cancelled.load(std::memory_order_relaxed);
+}
+
+absl::Status Cancelled() { return absl::CancelledError("the request was cancelled"); }
+
 // Why a unit must not start any more, or OK.
 absl::Status WhyNot(const UnitWork& work, Clock::time_point now) {
-  if (work.request->cancelled.load(std::memory_order_relaxed)) {
-    return absl::CancelledError("the request was cancelled");
-  }
+  if (IsCancelled(work)) return Cancelled();
   if (now >= work.request->deadline) {
     return absl::DeadlineExceededError("the deadline passed before all units had run");
   }
@@ -133,9 +137,8 @@ void Engine::Run() {
       lock.lock();
     } else if (stopping_ || cancel_requested_) {
       // Units that must not start leave the queue in their order.
-      std::vector<UnitWork> dropped = queue_.Extract([this](const UnitWork& work) {
-        return stopping_ || work.request->cancelled.load(std::memory_order_relaxed);
-      });
+      std::vector<UnitWork> dropped =
+          queue_.Extract([this](const UnitWork& work) { return stopping_ || IsCancelled(work); });
       cancel_requested_ = false;
       if (stopping_ && dropped.empty()) {
         if (!any_busy) return;
@@ -397,7 +400,10 @@ void Engine::Complete(Lane& lane, absl::Status status) {
   for (const double stage : seconds) on_device += stage;
   if (status.ok()) {
     units_computed_.fetch_add(works.size(), std::memory_order_relaxed);
-    cost_model_.Observe(lane.device_work, std::chrono::duration<double>(now - begun).count());
+    // What is abandoned takes any time.
+    if (std::none_of(works.begin(), works.end(), IsCancelled)) {
+      cost_model_.Observe(lane.device_work, std::chrono::duration<double>(now - begun).count());
+    }
   } else {
     failed_launches_.fetch_add(1, std::memory_order_relaxed);
   }
@@ -405,7 +411,7 @@ void Engine::Complete(Lane& lane, absl::Status status) {
     const double share = operations > 0 ? Operations(work.task) / operations
                                         : 1.0 / static_cast<double>(works.size());
     const double waited = std::chrono::duration<double>(now - work.submitted).count() - on_device;
-    Finish(work, {.status = status,
+    Finish(work, {.status = status.ok() && IsCancelled(work) ? Cancelled() : status,
                   .out = std::move(work.out),
                   .timings = {.queue = std::max(0.0, waited),
                               .h2d = seconds[0] * share,

@@ -53,7 +53,8 @@ class Engine {
   // The first unit of a KV group to run copies and prepares it for the others.
   void Submit(UnitWork work);
 
-  // Ends all units of `request` that are not running yet with CANCELLED, and soon.
+  // Ends all units of `request` with CANCELLED: those that are not running yet soon, others as soon
+  // as the backend lets go of them.
   void Cancel(RequestContext& request);
 
   std::size_t queue_depth() const;

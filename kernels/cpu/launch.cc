@@ -1,6 +1,7 @@
 #include "kernels/cpu/launch.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <new>
 #include <vector>
@@ -72,6 +73,8 @@ absl::Status LaunchAttend(std::span<const AttendTask> tasks, std::byte* scratch,
 
   auto* const scratches = reinterpret_cast<TileScratch*>(scratch);
   pool.ParallelFor(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t i, int participant) {
+    const std::atomic<bool>* const abandoned = tiles[i].task->abandoned;
+    if (abandoned != nullptr && abandoned->load(std::memory_order_relaxed)) return;
     std::vector<ActiveBlock>& blocks = lists[participant];
     blocks.clear();
     AppendBlocks(tiles[i], &blocks);
