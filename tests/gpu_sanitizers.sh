@@ -23,6 +23,6 @@ for tool in memcheck racecheck initcheck synccheck; do
   check=("$sanitizer" --tool "$tool" --error-exitcode 1)
   "${check[@]}" "$tests/cuda_work_list_test"
   "${check[@]}" "$tests/cuda_contract_test" --gtest_filter="$contract"
-  SAGE_CUDA_COMPACT=1 "${check[@]}" "$tests/cuda_contract_test" --gtest_filter="$contract"
+  SAGE_CUDA_PATH=sm80_compact "${check[@]}" "$tests/cuda_contract_test" --gtest_filter="$contract"
   SAGE_RANDOM_PROBLEMS=15 "${check[@]}" "$tests/cuda_attention_test" --gtest_filter='*Random*'
 done

@@ -5,9 +5,29 @@
 
 #include "absl/status/status.h"
 #include "kernels/cuda/device_task.h"
-#include "kernels/cuda/sm80/launch.h"
+#include "kernels/cuda/kernel.h"
+#include "kernels/cuda/tensor_map.h"
 
 namespace sage::cuda {
+namespace {
+
+// Of K and V where they are as given.
+absl::Status MakeTensorMaps(const KernelKey& key, DeviceTask& task) {
+  if (task.length_k == 0) return absl::OkStatus();
+  const auto make = [&](const DeviceHeads& heads, CUtensorMap& map) -> absl::Status {
+    const absl::StatusOr<CUtensorMap> made = MakeTensorMap(
+        heads, key.dtype, task.num_heads_q / task.group_size, task.length_k, task.head_dim);
+    if (made.ok()) map = *made;
+    return made.status();
+  };
+  if (key.precision == Precision::kFp16) {
+    if (absl::Status status = make(task.k, task.k_map); !status.ok()) return status;
+  }
+  if (key.precision == Precision::kQkInt8PvFp8) return absl::OkStatus();
+  return make(task.v, task.v_map);
+}
+
+}  // namespace
 
 absl::StatusOr<AttendLaunch> AttendLaunch::Create(const DeviceState& device,
                                                   std::span<const AttendTask> tasks,
@@ -16,6 +36,14 @@ absl::StatusOr<AttendLaunch> AttendLaunch::Create(const DeviceState& device,
   if (!plan.ok()) return plan.status();
   for (const AttendPlan::Group& group : plan->groups) {
     if (absl::Status status = device.CheckKernel(group.key); !status.ok()) return status;
+  }
+  for (const AttendPlan::Group& group : plan->groups) {
+    if (!device.kernel(group.key).needs_tensor_maps) continue;
+    for (int i = group.range.task_begin; i < group.range.task_end; ++i) {
+      if (absl::Status status = MakeTensorMaps(group.key, plan->tasks[i]); !status.ok()) {
+        return status;
+      }
+    }
   }
   return AttendLaunch(device, *std::move(plan), WorkspaceLayout(tasks),
                       static_cast<std::byte*>(workspace));
@@ -56,7 +84,7 @@ cudaError_t AttendLaunch::RunKernels(cudaStream_t stream) const {
         .items = items_ + range.item_begin,
         .next_item = next_items_ + i,
         .num_items = static_cast<std::uint32_t>(range.item_end - range.item_begin)};
-    error = sm80::Launch(device_.kernel(plan_.groups[i].key), work, stream);
+    error = Launch(device_.kernel(plan_.groups[i].key), work, stream);
   }
   return error;
 }

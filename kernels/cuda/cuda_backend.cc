@@ -25,10 +25,11 @@ class CudaBackend : public Backend {
     absl::StatusOr<cuda::DeviceProperties> properties =
         cuda::CheckDevice(options.device, options.memory_limit_bytes);
     if (!properties.ok()) return properties.status();
-    std::unique_ptr<CudaBackend> backend(
-        new CudaBackend(*std::move(properties), options.kernel_path));
-    const bool compact = options.kernel_path == CudaKernelPath::kSm80Compact;
-    if (absl::Status status = backend->state_.LoadKernels(compact); !status.ok()) return status;
+    std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(properties)));
+    if (absl::Status status = backend->state_.LoadKernels(options.kernel_path); !status.ok()) {
+      return status;
+    }
+    backend->info_.kernel_path = backend->state_.kernel_path();
     absl::StatusOr<std::unique_ptr<cuda::DevicePool>> pool =
         cuda::DevicePool::Create(options.device);
     if (!pool.ok()) return pool.status();
@@ -91,10 +92,10 @@ class CudaBackend : public Backend {
   absl::Status Health() const override { return state_.Health(); }
 
  private:
-  CudaBackend(cuda::DeviceProperties properties, CudaKernelPath path)
+  explicit CudaBackend(cuda::DeviceProperties properties)
       : info_{.name = "cuda",
               .device_name = properties.name,
-              .kernel_path = path == CudaKernelPath::kSm80Compact ? "sm80_compact" : "sm80",
+              .kernel_path = {},
               .device_memory_bytes = properties.memory_limit_bytes},
         state_(std::move(properties)) {}
 
@@ -119,7 +120,7 @@ class CudaBackend : public Backend {
     allocated_bytes_ -= bytes;
   }
 
-  const BackendInfo info_;
+  BackendInfo info_;  // immutable once created
   cuda::DeviceState state_;
   std::unique_ptr<cuda::DevicePool> pool_;
   absl::Mutex mutex_;

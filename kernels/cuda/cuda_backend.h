@@ -16,7 +16,7 @@ namespace sage {
 
 // Which kernels run.
 enum class CudaKernelPath : std::uint8_t {
-  kAuto,         // the fastest that the device has
+  kAuto,         // the fastest that the device has: those of sm_90a on sm_90, else mma.sync
   kSm80,         // mma.sync, on every device
   kSm80Compact,  // the same, in the form for 100 KB of shared memory (sm_86, sm_89, sm_120)
 };

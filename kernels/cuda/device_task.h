@@ -3,12 +3,20 @@
 #ifndef SAGE_KERNELS_CUDA_DEVICE_TASK_H_
 #define SAGE_KERNELS_CUDA_DEVICE_TASK_H_
 
+#include <cuda.h>
+
 #include <cstdint>
 
 namespace sage::cuda {
 
 inline constexpr int kTileRows = 128;  // query rows of a tile of the block mask
 inline constexpr int kBlockKeys = 64;  // keys of a block
+
+// What the copy engine of sm_90 fetches of a 16-bit tensor at once: 64 keys of 64 channels, which
+// are the rows of a tile with the 128-byte swizzle.
+inline constexpr int kBoxChannels = 64;
+inline constexpr int kBoxRowBytes = kBoxChannels * 2;
+inline constexpr int kBoxBytes = kBlockKeys * kBoxRowBytes;
 
 // Element types as kernels tell them apart.
 enum class ElementType : std::uint8_t { kFloat16, kBFloat16, kFloat32 };
@@ -22,9 +30,14 @@ struct DeviceHeads {
 
 // One task. Rows and tiles count from the task's first row.
 struct DeviceTask {
+  // k and v where they are as given, for the kernels of sm_90 (tensor_map.h).
+  CUtensorMap k_map;
+  CUtensorMap v_map;
   DeviceHeads q;  // as given, or `sage1` bytes where there are q_scales
-  DeviceHeads k;  // as given, or `sage1` bytes [blocks, 64, padded head_dim] a head
-  DeviceHeads v;  // as given, or e4m3 [blocks, padded head_dim, 64] a head (e4m3_order.cuh)
+  // As given, or prepared: k as `sage1` bytes [blocks, 64, padded head_dim] a head, v as e4m3
+  // [blocks, padded head_dim, 64] a head (e4m3_order.cuh), both swizzled (swizzled_tile.cuh).
+  DeviceHeads k;
+  DeviceHeads v;
   DeviceHeads out;
   float* lse;                         // [num_heads_q, q_rows] or nullptr
   const float* k_scales;              // [num_heads_kv, blocks_k]; INT8 scores only

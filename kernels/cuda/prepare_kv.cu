@@ -16,6 +16,7 @@
 
 #include "kernels/cuda/prepare_kv.h"
 #include "kernels/cuda/sage1.cuh"
+#include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda {
 namespace {
@@ -35,6 +36,12 @@ __device__ __forceinline__ int Blocks(const PrepareKeysArgs& args) {
 __device__ __forceinline__ std::uint8_t* BlockBytes(const PrepareKeysArgs& args, std::int64_t head,
                                                     std::int64_t block) {
   return args.k8 + (head * Blocks(args) + block) * kBlockKeys * args.padded_dim;
+}
+
+// Offset of eight channels of a row of a block.
+template <int kPaddedDim>
+__device__ __forceinline__ std::uint32_t SwizzledOffset(std::uint32_t row, std::uint32_t vector) {
+  return SwizzledTile<kPaddedDim>::Offset(row, vector / 2) + vector % 2 * kVector;
 }
 
 __device__ __forceinline__ float FiniteOrZero(float x) { return IsFinite(x) ? x : 0.0F; }
@@ -167,7 +174,8 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareKeysArgs
   for (int i = 0; i < kRowsPerThread; ++i) {
     float2 pairs[4];
     centred(i, pairs);
-    *reinterpret_cast<uint2*>(target + (first_row + i * kRowStep) * kPaddedDim + vector * kVector) =
+    *reinterpret_cast<uint2*>(target +
+                              SwizzledOffset<kPaddedDim>(first_row + i * kRowStep, vector)) =
         make_uint2(QuantizeWord(pairs[0].x, pairs[0].y, pairs[1].x, pairs[1].y, group.factor),
                    QuantizeWord(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y, group.factor));
   }
@@ -198,7 +206,11 @@ __global__ void __launch_bounds__(kThreads) CopyGivenKeys(const PrepareKeysArgs 
       bytes = __ldg(reinterpret_cast<const uint2*>(args.k.data + head * args.k.head_stride_bytes +
                                                    row * args.k.row_stride_bytes + channel));
     }
-    *reinterpret_cast<uint2*>(target + i * kVector) = bytes;
+    const int in_block = i / vectors_per_row;
+    *reinterpret_cast<uint2*>(target + (args.padded_dim == 64
+                                            ? SwizzledOffset<64>(in_block, i % vectors_per_row)
+                                            : SwizzledOffset<128>(in_block, i % vectors_per_row))) =
+        bytes;
   }
 }
 

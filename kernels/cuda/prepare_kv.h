@@ -23,9 +23,10 @@ struct PrepareKeysArgs {
   std::int64_t given_scales_head_stride = 0;  // in floats
   const float* given_smoothing = nullptr;     // [num_heads, head_dim]
 
-  std::uint8_t* k8 =
-      nullptr;              // [num_heads, blocks, 64, padded_dim], zeros past head_dim and length_k
-  float* scales = nullptr;  // [num_heads, blocks]
+  // [num_heads, blocks, 64, padded_dim], zeros past head_dim and length_k; each block a swizzled
+  // tile (swizzled_tile.cuh).
+  std::uint8_t* k8 = nullptr;
+  float* scales = nullptr;     // [num_heads, blocks]
   float* smoothing = nullptr;  // [num_heads, padded_dim], zeros past head_dim
 };
 

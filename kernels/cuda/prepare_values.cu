@@ -17,6 +17,7 @@
 #include "kernels/cuda/prepare_values.h"
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/sage1.cuh"
+#include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda {
 namespace {
@@ -156,8 +157,7 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareValuesAr
     const std::uint32_t slot = word * kKeysPerWord + i;
     keys[i] = block * kBlockKeys + slot / 16 * 16 + KeyOfE4m3Slot(slot % 16);
   }
-  std::uint32_t* const target =
-      reinterpret_cast<std::uint32_t*>(BlockBytes(args, blockIdx.x)) + word;
+  std::uint8_t* const target = BlockBytes(args, blockIdx.x);
 #pragma unroll
   for (int first = 0; first < kPaddedDim / kVector; first += kVectorStep) {
     const int vector = first + static_cast<int>(threadIdx.x) / kWordsPerChannel;
@@ -189,7 +189,8 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareValuesAr
                     : IsFinite(x) ? (x - mean) * factor
                                   : __uint_as_float(0x7fc00000U);
       }
-      target[channel * kWordsPerChannel] =
+      *reinterpret_cast<std::uint32_t*>(
+          target + SwizzledTile<kBlockKeys>::Offset(channel, word / 4) + word % 4 * 4) =
           ptx::PackE4m3(scaled[0], scaled[1], scaled[2], scaled[3]);
     }
   }

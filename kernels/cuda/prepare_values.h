@@ -20,7 +20,8 @@ struct PrepareValuesArgs {
   float range = 0.0F;           // the largest magnitude of a channel becomes this, at most 448
 
   // e4m3 [num_heads, blocks, padded_dim, 64], keys in the order of e4m3_order.cuh; zeros past
-  // head_dim and length_k, NaN for what is not finite.
+  // head_dim and length_k, NaN for what is not finite. Each block is a swizzled tile
+  // (swizzled_tile.cuh).
   std::uint8_t* v8 = nullptr;
   float* scales = nullptr;  // [num_heads, padded_dim], zeros past head_dim
   float* means = nullptr;   // likewise

@@ -12,8 +12,8 @@ namespace sage::cuda {
 // Rows of channels are padded with zeros to what the kernels are built for.
 constexpr std::int64_t PaddedHeadDim(std::int64_t head_dim) { return head_dim <= 64 ? 64 : 128; }
 
-// Offsets of the parts, for the INT8 precisions; `fp16` prepares nothing. Blocks are 64 keys; keys
-// past the end are zeros.
+// Offsets of the parts, for the INT8 precisions; `fp16` prepares nothing. Blocks are 64 keys, each
+// a swizzled tile (swizzled_tile.cuh); keys past the end are zeros.
 struct PreparedKvLayout {
   explicit PreparedKvLayout(const KvTask& task);
 

@@ -15,7 +15,7 @@ struct TaskBatch {
   DeviceTask tasks[kCount];
 };
 constexpr int kFewTasks = 4;
-constexpr int kManyTasks = 96;
+constexpr int kManyTasks = 56;
 static_assert(sizeof(TaskBatch<kManyTasks>) < 32000, "kernel parameters are limited to 32 KB");
 
 template <int kCount>

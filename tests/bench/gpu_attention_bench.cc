@@ -7,6 +7,7 @@
 // and beside it the relative L2 error of some rows of the first head, against the float64 oracle.
 //
 //   gpu_attention_bench [--csv | --json] [--dim D] [--seqlen S] [--precision NAME] [--repeats N]
+//                      [--sm80]      the mma.sync kernels, also where the device has faster ones
 //
 // Short sequences come in batches: B is 8192 / S, at least 1.
 // Inputs are N(0, 1), in fp16; masks list the same number of blocks in every row, at random. Three
@@ -80,11 +81,11 @@ double Median(std::vector<double> values) {
 
 class Bench {
  public:
-  Bench()
-      : backend_(Require(CreateCudaBackend({}))),
+  explicit Bench(CudaKernelPath path)
+      : backend_(Require(CreateCudaBackend({.kernel_path = path}))),
         device_(Require(cuda::CheckDevice(0, 0))),
         stream_(device_, Require(cuda::MakeStream(0))) {
-    Require(device_.LoadKernels(/*compact=*/false));
+    Require(device_.LoadKernels(path));
     for (cuda::EventHandle& event : events_) event = Require(cuda::MakeEvent(0));
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
@@ -265,6 +266,7 @@ struct Options {
   std::int64_t seqlen = 0;    // 0: the usual ones
   std::string precision;      // empty: all
   int repeats = 15;
+  CudaKernelPath path = CudaKernelPath::kAuto;
 };
 
 Options ParseOptions(int argc, char** argv) {
@@ -282,12 +284,14 @@ Options ParseOptions(int argc, char** argv) {
       options.seqlen = std::atoll(value), ++i;
     } else if (flag == "--precision") {
       options.precision = value, ++i;
+    } else if (flag == "--sm80") {
+      options.path = CudaKernelPath::kSm80;
     } else if (flag == "--repeats") {
       options.repeats = std::max(1, std::atoi(value)), ++i;
     } else {
       std::fprintf(stderr,
                    "usage: gpu_attention_bench [--csv | --json] [--dim D] [--seqlen S] "
-                   "[--precision NAME] [--repeats N]\n");
+                   "[--precision NAME] [--repeats N] [--sm80]\n");
       std::exit(2);
     }
   }
@@ -380,7 +384,7 @@ void PrintRow(const Options& options, const std::string& device, const Row& row,
 
 int main(int argc, char** argv) {
   const sage::Options options = sage::ParseOptions(argc, argv);
-  sage::Bench bench;
+  sage::Bench bench(options.path);
   sage::PrintHeader(options, bench.device_name());
   bool first = true;
   for (const sage::Row& row : sage::Rows(options)) {

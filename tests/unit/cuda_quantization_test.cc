@@ -21,6 +21,15 @@ namespace {
 
 constexpr std::int64_t kHeads = 2;
 
+// Where channel `d` of a key lies in its row: blocks are tiles with the tensor cores' 64-byte or
+// 128-byte swizzle, by which bits 7 to 9 of a byte's offset are added to bits 4 to 6, modulo 2
+// each.
+std::int64_t SwizzledChannel(std::int64_t row_bytes, std::int64_t row, std::int64_t d) {
+  const std::int64_t offset = row % kBlockN * row_bytes + d;
+  const std::int64_t twist = offset >> 7 & (row_bytes == 64 ? 3 : 7);
+  return (offset ^ twist << 4) % row_bytes;
+}
+
 std::uint16_t Bits(DType dtype, float x) {
   return dtype == DType::kFloat16 ? ToFloat16(x).bits : ToBFloat16(x).bits;
 }
@@ -108,7 +117,8 @@ class CudaQuantizationTest : public testing::CudaFixture<> {
       for (std::int64_t row = 0; row < blocks * kBlockN; ++row) {
         for (std::int64_t d = 0; d < padded; ++d) {
           const int want = row < rows && d < head_dim ? k8[row * head_dim + d] : 0;
-          ASSERT_EQ(got_k8[row * padded + d], want) << "row " << row << ", channel " << d;
+          ASSERT_EQ(got_k8[row * padded + SwizzledChannel(padded, row, d)], want)
+              << "row " << row << ", channel " << d;
         }
       }
     }

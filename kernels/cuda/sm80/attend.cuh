@@ -26,8 +26,8 @@
 #include "kernels/cuda/sm80/attend_shape.h"
 #include "kernels/cuda/sm80/copy_blocks.cuh"
 #include "kernels/cuda/sm80/policy.cuh"
-#include "kernels/cuda/sm80/queries.cuh"
 #include "kernels/cuda/sm80/storage.cuh"
+#include "kernels/cuda/sm80/tile_queries.cuh"
 #include "kernels/cuda/sm80/warp_tile.cuh"
 
 namespace sage::cuda::sm80 {
@@ -108,13 +108,7 @@ __device__ __forceinline__ void AttendItem(SharedStorage<Policy>& storage) {
   }
   Progress at;
   if (context.total > 0) at.next_block = ListedBlock(context, kAhead);
-  if constexpr (Policy::kInt8Scores) {
-    if (context.task->q_scales == nullptr) {
-      QuantizeQueries(storage);
-    } else {
-      TakeGivenQueries(storage);
-    }
-  }
+  if constexpr (Policy::kInt8Scores) LoadTileQueries(storage);
   WarpTile<Policy> warp(storage);
   if constexpr (Policy::kInt8Scores) {
     __syncwarp();
@@ -140,7 +134,7 @@ __global__ void __launch_bounds__(kThreads, Policy::kMinBlocks) Attend(const Wor
   while (index < table.num_items) {
     __syncthreads();  // everybody has read next_item
     if (threadIdx.x == 0) {
-      storage.context = MakeContext<Policy>(table, index);
+      storage.context = MakeContext<Policy::kHeadDim>(table, index);
       storage.next_item = atomicAdd(table.next_item, 1U);
     }
     if (threadIdx.x < kBadKeySlots * 2) storage.bad_keys[threadIdx.x / 2][threadIdx.x % 2] = 0;

@@ -14,8 +14,6 @@ inline constexpr int kWarpRows = kTileRows / kWarps;  // two fragments of 16 row
 inline constexpr int kFragmentRows = 16;
 inline constexpr int kFragments = kWarpRows / kFragmentRows;
 
-inline constexpr float kLog2E = 1.4426950408889634F;
-
 }  // namespace sage::cuda::sm80
 
 #endif  // SAGE_KERNELS_CUDA_SM80_ATTEND_SHAPE_H_

@@ -2,16 +2,13 @@
 #ifndef SAGE_KERNELS_CUDA_SM80_COPY_BLOCKS_CUH_
 #define SAGE_KERNELS_CUDA_SM80_COPY_BLOCKS_CUH_
 
-#include <cuda_fp16.h>
-
 #include <cstdint>
-#include <type_traits>
 
-#include "kernels/cuda/e4m3_order.cuh"
+#include "kernels/cuda/bad_values.cuh"
 #include "kernels/cuda/ptx/cp_async.cuh"
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/sm80/storage.cuh"
-#include "kernels/cuda/sm80/swizzled_tile.cuh"
+#include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda::sm80 {
 
@@ -69,12 +66,11 @@ struct BlockSource {
   }
 };
 
-// Copies a prepared tile of kBytes, rows of kRowBytes that follow each other.
-template <int kBytes, int kRowBytes>
+// Copies a prepared tile of kBytes, which is swizzled already.
+template <int kBytes>
 __device__ __forceinline__ void CopyTile(std::uint32_t smem, const std::uint8_t* gmem) {
-  using Tile = SwizzledTile<kRowBytes>;
   const std::uint32_t thread = ptx::ThreadIndex();
-  const std::uint32_t target = smem + Tile::Offset(thread / Tile::kChunks, thread % Tile::kChunks);
+  const std::uint32_t target = smem + thread * 16;
   const std::uint8_t* const source = gmem + thread * 16;
 #pragma unroll
   for (int i = 0; i < kBytes / (kThreads * 16); ++i) {
@@ -92,8 +88,7 @@ __device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage,
   const std::uint32_t smem_v = __cvta_generic_to_shared(storage.stages[stage].v);
   if constexpr (Policy::kInt8Scores) {
     constexpr int kTileBytes = kBlockKeys * Policy::kScoreRowBytes;
-    CopyTile<kTileBytes, Policy::kScoreRowBytes>(
-        smem_k, source.k + static_cast<std::uint64_t>(block) * kTileBytes);
+    CopyTile<kTileBytes>(smem_k, source.k + static_cast<std::uint64_t>(block) * kTileBytes);
     if (threadIdx.x == 0) {
       ptx::CopyAsync4(__cvta_generic_to_shared(&storage.k_scale[stage]), source.k_scales + block);
     }
@@ -102,7 +97,7 @@ __device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage,
         smem_k, source.k, source.k_row_stride_bytes, block * kBlockKeys, length_k, head_dim);
   }
   if constexpr (Policy::kE4m3Values) {
-    CopyTile<Policy::kValueTileBytes, Policy::kValueRowBytes>(
+    CopyTile<Policy::kValueTileBytes>(
         smem_v, source.v + static_cast<std::uint64_t>(block) * Policy::kValueTileBytes);
   } else {
     CopyRows<kBlockKeys, Policy::kValueRowBytes, kWhole>(
@@ -110,8 +105,7 @@ __device__ __forceinline__ void CopyBlock(SharedStorage<Policy>& storage,
   }
 }
 
-// Non-finite values of a partial block, among those that this thread copied, become 0 and their key
-// is marked: p = 0 of a row that cannot see the key would turn them into NaN.
+// Sees to the values of a partial block that this thread copied.
 template <typename Policy>
 __device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage, int stage, int i) {
   using Tile = SwizzledTile<Policy::kValueRowBytes>;
@@ -123,34 +117,13 @@ __device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage,
   std::uint32_t* const bad_keys = storage.bad_keys[i % kBadKeySlots];
 #pragma unroll 1
   for (int row = 0; row < Policy::kValueTileBytes / Policy::kValueRowBytes; row += kRowStep) {
-    std::uint32_t* const words =
-        reinterpret_cast<std::uint32_t*>(base + row * Policy::kValueRowBytes);
+    std::uint8_t* const words = base + row * Policy::kValueRowBytes;
     if constexpr (Policy::kE4m3Values) {
       // A row is a channel, a chunk 16 keys of it.
-      for (int w = 0; w < 4; ++w) {
-        const std::uint32_t bad = __vcmpeq4(words[w] & 0x7f7f7f7fU, 0x7f7f7f7fU);
-        if (bad == 0) continue;
-        words[w] &= ~bad;
-        for (int e = 0; e < 4; ++e) {
-          if ((bad >> (8 * e) & 1) == 0) continue;
-          const std::uint32_t key = chunk * 16 + KeyOfE4m3Slot(w * 4 + e);
-          atomicOr(&bad_keys[key / 32], 1U << (key % 32));
-        }
-      }
+      ContainBadE4m3(reinterpret_cast<std::uint32_t*>(words), chunk * 16, bad_keys);
     } else {
-      constexpr std::uint32_t kExponent =
-          std::is_same_v<typename Policy::Element, __half> ? 0x7c00U : 0x7f80U;
-      bool bad = false;
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        bad |= (words[w] & kExponent) == kExponent;
-        bad |= (words[w] >> 16 & kExponent) == kExponent;
-      }
-      if (bad) {
-        const std::uint32_t key = first + row;
-        *reinterpret_cast<uint4*>(words) = make_uint4(0, 0, 0, 0);
-        atomicOr(&bad_keys[key / 32], 1U << (key % 32));
-      }
+      ContainBadElements<typename Policy::Element>(reinterpret_cast<uint4*>(words), first + row,
+                                                   bad_keys);
     }
   }
 }

@@ -3,7 +3,7 @@
 #define SAGE_KERNELS_CUDA_SM80_LOAD_CUH_
 
 #include "kernels/cuda/sm80/attend.cuh"
-#include "kernels/cuda/sm80/launch.h"
+#include "kernels/cuda/sm80/kernels.h"
 
 namespace sage::cuda::sm80 {
 
@@ -11,6 +11,7 @@ template <typename Policy>
 cudaError_t Load(int num_sms, Kernel* kernel) {
   constexpr int kSmemBytes = sizeof(SharedStorage<Policy>);
   kernel->function = reinterpret_cast<const void*>(&Attend<Policy>);
+  kernel->threads = kThreads;
   kernel->smem_bytes = kSmemBytes;
   cudaError_t error = cudaFuncSetAttribute(kernel->function,
                                            cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/bad_values.cuh"
 #include "kernels/cuda/device_task.h"
 #include "kernels/cuda/ptx/ldmatrix.cuh"
 #include "kernels/cuda/ptx/math.cuh"
@@ -16,12 +17,10 @@
 #include "kernels/cuda/sm80/attend_shape.h"
 #include "kernels/cuda/sm80/policy.cuh"
 #include "kernels/cuda/sm80/storage.cuh"
-#include "kernels/cuda/sm80/swizzled_tile.cuh"
+#include "kernels/cuda/store_vector.cuh"
+#include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda::sm80 {
-
-inline constexpr float kNegativeInfinity = -__builtin_huge_valf();
-inline constexpr float kLn2 = 0.6931471805599453F;
 
 // A score unit (log2) above which the bias would cost accuracy: the product with 12582912 is then
 // rounded to 1/32 or worse.
@@ -381,9 +380,7 @@ class WarpTile {
     const int thread = ptx::ThreadIndex();
     const TileContext& context = storage_.context;
     const int first_key = __ldg(context.list + i) * kBlockKeys + step * kKeys;
-    const std::uint64_t bad_block = storage_.bad_keys[i % kBadKeySlots][1];
-    const std::uint64_t bad_keys =
-        (bad_block << 32 | storage_.bad_keys[i % kBadKeySlots][0]) >> (step * kKeys);
+    const int first_bad_key = FirstBadKey(storage_.bad_keys[i % kBadKeySlots]);
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
@@ -400,8 +397,7 @@ class WarpTile {
             }
           }
         }
-        const std::uint64_t seen = visible == 64 ? ~0ULL : (1ULL << visible) - 1;
-        if ((bad_keys & seen) != 0) sum_[f][half] = __uint_as_float(kNaNBits);
+        if (first_bad_key < step * kKeys + end) sum_[f][half] = __uint_as_float(kNaNBits);
       }
     }
   }
@@ -535,27 +531,6 @@ class WarpTile {
       }
       StoreVector(out + row * task.out.row_stride_bytes, vector, task.output_type, values);
     }
-  }
-
-  // Eight channels of a row of the output.
-  static __device__ __forceinline__ void StoreVector(std::uint8_t* row, int vector,
-                                                     ElementType type, const float (&x)[8]) {
-    if (type == ElementType::kFloat32) {
-      float4* const to = reinterpret_cast<float4*>(row) + vector * 2;
-      to[0] = make_float4(x[0], x[1], x[2], x[3]);
-      to[1] = make_float4(x[4], x[5], x[6], x[7]);
-    } else if (type == ElementType::kFloat16) {
-      StoreHalves<__half>(row, vector, x);
-    } else {
-      StoreHalves<__nv_bfloat16>(row, vector, x);
-    }
-  }
-  template <typename Output>
-  static __device__ __forceinline__ void StoreHalves(std::uint8_t* row, int vector,
-                                                     const float (&x)[8]) {
-    reinterpret_cast<uint4*>(row)[vector] =
-        make_uint4(ptx::Pack<Output>(x[0], x[1]), ptx::Pack<Output>(x[2], x[3]),
-                   ptx::Pack<Output>(x[4], x[5]), ptx::Pack<Output>(x[6], x[7]));
   }
 
   SharedStorage<Policy>& storage_;

@@ -1,13 +1,15 @@
-// Tiles of bytes in shared memory, as ldmatrix reads them without bank conflicts.
-#ifndef SAGE_KERNELS_CUDA_SM80_SWIZZLED_TILE_CUH_
-#define SAGE_KERNELS_CUDA_SM80_SWIZZLED_TILE_CUH_
+// Tiles of bytes, as ldmatrix and wgmma read them from shared memory without bank conflicts.
+// Prepared keys and values lie so in device memory already.
+#ifndef SAGE_KERNELS_CUDA_SWIZZLED_TILE_CUH_
+#define SAGE_KERNELS_CUDA_SWIZZLED_TILE_CUH_
 
 #include <cstdint>
 
-namespace sage::cuda::sm80 {
+namespace sage::cuda {
 
-// Tile of bytes in shared memory, rows of 64, 128 or 256 bytes, in chunks of 16 that are swizzled
-// so that the eight rows of an 8x8 matrix lie in different banks.
+// Tile of bytes, rows of 64, 128 or 256 bytes, in chunks of 16 that are swizzled so that the eight
+// rows of an 8x8 matrix lie in different banks. Rows of 64 and 128 bytes have the tensor cores' own
+// 64-byte and 128-byte swizzle.
 template <int kRowBytes>
 struct SwizzledTile {
   static_assert(kRowBytes == 64 || kRowBytes == 128 || kRowBytes == 256);
@@ -26,6 +28,6 @@ struct SwizzledTile {
   }
 };
 
-}  // namespace sage::cuda::sm80
+}  // namespace sage::cuda
 
-#endif  // SAGE_KERNELS_CUDA_SM80_SWIZZLED_TILE_CUH_
+#endif  // SAGE_KERNELS_CUDA_SWIZZLED_TILE_CUH_

@@ -1,75 +1,48 @@
-// The prologue of INT8 scores: the queries of a tile as int8 in shared memory.
-#ifndef SAGE_KERNELS_CUDA_SM80_QUERIES_CUH_
-#define SAGE_KERNELS_CUDA_SM80_QUERIES_CUH_
+// The queries of a tile as int8: quantised by spec `sage1`, or taken as they were given.
+#ifndef SAGE_KERNELS_CUDA_QUERIES_CUH_
+#define SAGE_KERNELS_CUDA_QUERIES_CUH_
 
 #include <cstdint>
 
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/sage1.cuh"
-#include "kernels/cuda/sm80/policy.cuh"
-#include "kernels/cuda/sm80/storage.cuh"
-#include "kernels/cuda/sm80/swizzled_tile.cuh"
+#include "kernels/cuda/swizzled_tile.cuh"
+#include "kernels/cuda/tile_context.cuh"
 
-namespace sage::cuda::sm80 {
+namespace sage::cuda {
 
-// How a warp shares its 32 rows: eight lanes a row, four rows at once, eight turns.
-template <typename Policy>
+// How a warp shares 4 * kTurns rows of a tile: eight lanes a row, four rows a turn.
+template <int kHeadDim, int kTurnsT>
 struct QueryShare {
   static constexpr int kLanesPerRow = 8;
-  static constexpr int kChannels = Policy::kHeadDim / kLanesPerRow;  // of a lane: 8 or 16
+  static constexpr int kChannels = kHeadDim / kLanesPerRow;  // of a lane: 8 or 16
   static constexpr int kRowsAtOnce = 32 / kLanesPerRow;
-  static constexpr int kTurns = kWarpRows / kRowsAtOnce;
-  static_assert(kTurns == kLanesPerRow, "each lane sees to the scale of one row");
+  static constexpr int kTurns = kTurnsT;
+  static_assert(kTurns <= kLanesPerRow, "a lane of a row sees to the scale of one turn");
 
   int part;       // of a row's channels
   int first_row;  // of the tile, in turn 0
-  explicit __device__ __forceinline__ QueryShare(int thread)
-      : part(thread % kLanesPerRow),
-        first_row(thread / 32 * kWarpRows + thread % 32 / kLanesPerRow) {}
+  __device__ __forceinline__ QueryShare(int lane, int first)
+      : part(lane % kLanesPerRow), first_row(first + lane / kLanesPerRow) {}
   __device__ __forceinline__ int row(int turn) const { return first_row + turn * kRowsAtOnce; }
 };
 
-// Leaves the int8 channels of this lane where the mainloop reads Q.
-template <typename Policy>
-__device__ __forceinline__ void StoreQueries(SharedStorage<Policy>& storage, int row, int part,
-                                             const std::uint32_t* words) {
-  using Tile = SwizzledTile<Policy::kScoreRowBytes>;
-  if constexpr (QueryShare<Policy>::kChannels == 16) {
-    *reinterpret_cast<uint4*>(storage.q() + Tile::Offset(row, part)) =
-        make_uint4(words[0], words[1], words[2], words[3]);
-  } else {
-    *reinterpret_cast<uint2*>(storage.q() + Tile::Offset(row, part / 2) + part % 2 * 8) =
-        make_uint2(words[0], words[1]);
-  }
-}
+// Sinks take what becomes of a row of the tile:
+//   Store(row, part, words)       the bytes of channels [part * kHeadDim / 8, + kHeadDim / 8)
+//   StoreScale(row, scale, dot)   its scale, and q . c for the lse of unsmoothed scores
 
-// Leaves the scale of a row for the mainloop, and what its lse is to have added in the end: until
-// then it waits in the place of the lse.
-template <typename Policy>
-__device__ __forceinline__ void StoreScale(SharedStorage<Policy>& storage, int row, float scale,
-                                           float dot) {
-  const TileContext& context = storage.context;
-  const DeviceTask& task = *context.task;
-  storage.score_unit[row] = task.softmax_scale * kLog2E * scale;
-  if (task.lse != nullptr && context.first_row + row < task.q_rows) {
-    task.lse[LseIndex(context, row)] = task.softmax_scale * dot;
-  }
-}
-
-// Quantises the 32 query rows of this warp by spec `sage1`, a scale a row; for the lse of
-// unsmoothed scores also q . c, with the bits of QueryDotSmoothing() of kernels/quantize.h.
-template <typename Policy>
-__device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) {
-  using Share = QueryShare<Policy>;
-  using Element = typename Policy::Element;
+// Quantises rows [first_row, first_row + 4 * kTurns) of the tile, a scale a row, with one warp; for
+// the lse also q . c, with the bits of QueryDotSmoothing() of kernels/quantize.h.
+template <typename Element, int kHeadDim, int kTurns, typename Sink>
+__device__ __forceinline__ void QuantizeQueries(const TileContext& context, int first_row,
+                                                Sink& sink) {
+  using Share = QueryShare<kHeadDim, kTurns>;
   constexpr int kVectors = Share::kChannels / 8;
-  const int thread = ptx::ThreadIndex();
-  const Share share(thread);
-  const TileContext& context = storage.context;
+  const Share share(ptx::ThreadIndex() % 32, first_row);
   const DeviceTask& task = *context.task;
-  uint4 words[Share::kTurns][kVectors];  // everything is on its way before the first is looked at
+  uint4 words[kTurns][kVectors];  // everything is on its way before the first is looked at
 #pragma unroll
-  for (int i = 0; i < Share::kTurns; ++i) {
+  for (int i = 0; i < kTurns; ++i) {
 #pragma unroll
     for (int j = 0; j < kVectors; ++j) {
       words[i][j] = make_uint4(0, 0, 0, 0);
@@ -89,7 +62,7 @@ __device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) 
   std::uint32_t row_max_bits = 0;
   float row_dot = 0.0F;
 #pragma unroll
-  for (int i = 0; i < Share::kTurns; ++i) {
+  for (int i = 0; i < kTurns; ++i) {
     std::uint32_t max_bits = 0;
     float dot = 0.0F;
 #pragma unroll
@@ -120,10 +93,10 @@ __device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) 
     }
   }
   const GroupScale group = MakeGroupScale(row_max_bits);
-  StoreScale(storage, share.row(share.part), group.scale, row_dot);
+  if (share.part < kTurns) sink.StoreScale(share.row(share.part), group.scale, row_dot);
 
 #pragma unroll
-  for (int i = 0; i < Share::kTurns; ++i) {
+  for (int i = 0; i < kTurns; ++i) {
     const float factor = __shfl_sync(0xffffffffU, group.factor, i, Share::kLanesPerRow);
     std::uint32_t bytes[Share::kChannels / 4];
 #pragma unroll
@@ -132,21 +105,20 @@ __device__ __forceinline__ void QuantizeQueries(SharedStorage<Policy>& storage) 
       const float2 second = pair_of(i, w / 2, w % 2 * 2 + 1);
       bytes[w] = QuantizeWord(first.x, first.y, second.x, second.y, factor);
     }
-    StoreQueries(storage, share.row(i), share.part, bytes);
+    sink.Store(share.row(i), share.part, bytes);
   }
 }
 
 // The same for queries that come as `sage1` int8, with their scales and q . c.
-template <typename Policy>
-__device__ __forceinline__ void TakeGivenQueries(SharedStorage<Policy>& storage) {
-  using Share = QueryShare<Policy>;
+template <int kHeadDim, int kTurns, typename Sink>
+__device__ __forceinline__ void TakeGivenQueries(const TileContext& context, int first_row,
+                                                 Sink& sink) {
+  using Share = QueryShare<kHeadDim, kTurns>;
   constexpr int kWords = Share::kChannels / 4;
-  const int thread = ptx::ThreadIndex();
-  const Share share(thread);
-  const TileContext& context = storage.context;
+  const Share share(ptx::ThreadIndex() % 32, first_row);
   const DeviceTask& task = *context.task;
 #pragma unroll
-  for (int i = 0; i < Share::kTurns; ++i) {
+  for (int i = 0; i < kTurns; ++i) {
     std::uint32_t words[kWords] = {};
     const int channel = share.part * Share::kChannels;
     const std::uint8_t* const source = context.q + share.row(i) * task.q.row_stride_bytes + channel;
@@ -159,15 +131,30 @@ __device__ __forceinline__ void TakeGivenQueries(SharedStorage<Policy>& storage)
         words[j + 1] = bytes.y;
       }
     }
-    StoreQueries(storage, share.row(i), share.part, words);
+    sink.Store(share.row(i), share.part, words);
   }
+  if (share.part >= kTurns) return;
   const int row = share.row(share.part);
   const std::int64_t index = context.head * task.q_scales_head_stride + context.first_row + row;
   const bool exists = context.first_row + row < task.rows_valid;
-  StoreScale(storage, row, exists ? __ldg(task.q_scales + index) : 0.0F,
-             exists && task.q_dots != nullptr ? __ldg(task.q_dots + index) : 0.0F);
+  sink.StoreScale(row, exists ? __ldg(task.q_scales + index) : 0.0F,
+                  exists && task.q_dots != nullptr ? __ldg(task.q_dots + index) : 0.0F);
 }
 
-}  // namespace sage::cuda::sm80
+// Bytes of a lane where ldmatrix and wgmma look for them: a tile of int8 queries.
+template <int kHeadDim>
+__device__ __forceinline__ void StoreQueryBytes(std::uint8_t* tile, int row, int part,
+                                                const std::uint32_t* words) {
+  using Tile = SwizzledTile<kHeadDim>;
+  if constexpr (kHeadDim == 128) {
+    *reinterpret_cast<uint4*>(tile + Tile::Offset(row, part)) =
+        make_uint4(words[0], words[1], words[2], words[3]);
+  } else {
+    *reinterpret_cast<uint2*>(tile + Tile::Offset(row, part / 2) + part % 2 * 8) =
+        make_uint2(words[0], words[1]);
+  }
+}
 
-#endif  // SAGE_KERNELS_CUDA_SM80_QUERIES_CUH_
+}  // namespace sage::cuda
+
+#endif  // SAGE_KERNELS_CUDA_QUERIES_CUH_

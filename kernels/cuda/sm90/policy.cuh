@@ -1,0 +1,68 @@
+// Tuning of the wgmma kernels, and what follows from it.
+#ifndef SAGE_KERNELS_CUDA_SM90_POLICY_CUH_
+#define SAGE_KERNELS_CUDA_SM90_POLICY_CUH_
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/device_task.h"
+#include "kernels/cuda/ptx/wgmma.cuh"
+
+namespace sage::cuda::sm90 {
+
+inline constexpr int kWarpgroupThreads = 128;
+inline constexpr int kConsumers = 2;  // warpgroups that compute
+inline constexpr int kConsumerWarps = kConsumers * kWarpgroupThreads / 32;
+inline constexpr int kThreads = (1 + kConsumers) * kWarpgroupThreads;
+inline constexpr int kConsumerRows = kTileRows / kConsumers;
+
+inline constexpr float kLog2E4m3Max = 8.807354922057604F;  // of 448
+
+// What probabilities and V are multiplied as.
+enum class Values { kElement, kE4m3 };
+
+template <typename ElementT, int kHeadDimT, bool kInt8ScoresT, Values kValues, int kStagesT>
+struct KernelPolicy {
+  using Element = ElementT;
+  static constexpr int kHeadDim = kHeadDimT;  // 64 or 128; smaller ones are padded with zeros
+  static constexpr bool kInt8Scores = kInt8ScoresT;
+  static constexpr bool kE4m3Values = kValues == Values::kE4m3;
+  static constexpr int kStages = kStagesT;  // blocks of K and V in shared memory
+
+  // Whether there are registers for the scores of two blocks, so that those of the next are
+  // computed under the softmax of this one.
+  static constexpr bool kScoresAhead = kHeadDim == 64 || (kInt8Scores && !kE4m3Values);
+
+  // Registers of a thread of the first warpgroup and of the others: 504 for one of each.
+  static constexpr int kConsumerRegisters = kScoresAhead ? 216 : 232;
+  static constexpr int kProducerRegisters = 504 - kConsumers * kConsumerRegisters;
+
+  using Score = std::conditional_t<kInt8Scores, int, float>;
+  using ScoreElement = std::conditional_t<kInt8Scores, std::int8_t, Element>;
+  static constexpr int kScoreRowBytes = kHeadDim * (kInt8Scores ? 1 : 2);
+  static constexpr int kScoreSteps = kScoreRowBytes / 32;
+  static constexpr int kScores = kBlockKeys / 2;  // of a thread
+  static constexpr int kKeyTileBytes = kBlockKeys * kScoreRowBytes;
+
+  // V in shared memory. 16-bit: columns of 64 channels, rows of which are keys. e4m3: rows are
+  // channels, the last eight of them ones, so that the product has the sums of p as well.
+  using ValueElement = std::conditional_t<kE4m3Values, ptx::E4m3, Element>;
+  static constexpr int kValueBytes = kBlockKeys * kHeadDim * (kE4m3Values ? 1 : 2);
+  static constexpr int kValueTileBytes = kValueBytes + (kE4m3Values ? 8 * kBlockKeys : 0);
+  static constexpr int kValueSteps = kE4m3Values ? 2 : 4;  // of a block
+  static constexpr int kChannels = kHeadDim / 2;           // of a thread, of the sums
+  static constexpr bool kOnes = kE4m3Values;
+  static constexpr int kSums = kChannels + (kOnes ? 4 : 0);
+
+  // 16-bit probabilities are taken as they are to a maximum that may be behind the true one, until
+  // what a thread has of a row's sum of a block passes this: each is far inside FP16 then. In e4m3
+  // they are better off with the true maximum: the very largest is then 448, with no rounding
+  // error.
+  static constexpr float kSumLimit = 4096.0F;
+  // Probabilities are 2^shift times their value.
+  static constexpr float kProbabilityShift = kE4m3Values ? kLog2E4m3Max : 0.0F;
+};
+
+}  // namespace sage::cuda::sm90
+
+#endif  // SAGE_KERNELS_CUDA_SM90_POLICY_CUH_

@@ -1,0 +1,226 @@
+// The warps that feed the consumers: a scheduler, one that copies blocks of K and V, and those that
+// quantise queries. Each follows the work items at its own pace.
+#ifndef SAGE_KERNELS_CUDA_SM90_PRODUCER_CUH_
+#define SAGE_KERNELS_CUDA_SM90_PRODUCER_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/bad_values.cuh"
+#include "kernels/cuda/queries.cuh"
+#include "kernels/cuda/sm90/storage.cuh"
+
+namespace sage::cuda::sm90 {
+
+// One lane: draws work items and says what they are, the next while one is under way.
+template <typename Policy>
+__device__ __forceinline__ void Schedule(SharedStorage<Policy>& storage, const WorkTable& table) {
+  if (threadIdx.x % 32 != 0) return;
+  RingPlace<kContexts> place;
+  std::uint32_t item = 0;
+  do {
+    item = atomicAdd(table.next_item, 1U);
+    ptx::Wait(&storage.context_empty[place.index], place.parity ^ 1);
+    TileContext& context = storage.contexts[place.index];
+    if (item < table.num_items) {
+      context = MakeContext<Policy::kHeadDim>(table, item);
+    } else {
+      context.total = kNoMoreWork;
+    }
+    ptx::Arrive(&storage.context_full[place.index]);
+    place.Advance();
+  } while (item < table.num_items);
+}
+
+// Where the blocks of an item lie. Read once, ahead of the loop.
+template <typename Policy>
+struct BlockSource {
+  const std::uint8_t* k;
+  const std::uint8_t* v;
+  const CUtensorMap* k_map;
+  const CUtensorMap* v_map;
+  int head_kv;
+
+  explicit __device__ __forceinline__ BlockSource(const TileContext& context)
+      : k(context.k),
+        v(context.v),
+        k_map(&context.task->k_map),
+        v_map(&context.task->v_map),
+        head_kv(context.head / context.task->group_size) {
+    if (!Policy::kInt8Scores) ptx::AcquireTensorMap(k_map);
+    if (!Policy::kE4m3Values) ptx::AcquireTensorMap(v_map);
+  }
+
+  // One lane: starts the copies of block `block` into a stage; they report to `barrier`.
+  __device__ __forceinline__ void Copy(SharedStorage<Policy>& storage, int stage, int block,
+                                       std::uint64_t* barrier) const {
+    ptx::ArriveExpecting(barrier, Policy::kKeyTileBytes + Policy::kValueBytes);
+    if constexpr (Policy::kInt8Scores) {
+      ptx::CopyBulk(storage.k[stage], k + static_cast<std::int64_t>(block) * Policy::kKeyTileBytes,
+                    Policy::kKeyTileBytes, barrier);
+    } else {
+      CopyColumns(storage.k[stage], k_map, block, barrier);
+    }
+    if constexpr (Policy::kE4m3Values) {
+      ptx::CopyBulk(storage.v[stage], v + static_cast<std::int64_t>(block) * Policy::kValueBytes,
+                    Policy::kValueBytes, barrier);
+    } else {
+      CopyColumns(storage.v[stage], v_map, block, barrier);
+    }
+  }
+  __device__ __forceinline__ void CopyColumns(std::uint8_t* smem, const CUtensorMap* map, int block,
+                                              std::uint64_t* barrier) const {
+#pragma unroll
+    for (int column = 0; column < Policy::kHeadDim / kBoxChannels; ++column) {
+      ptx::CopyBox(smem + column * kBoxBytes, map, column * kBoxChannels, block * kBlockKeys,
+                   head_kv, barrier);
+    }
+  }
+};
+
+// One warp: sees to the values of a partial block.
+template <typename Policy>
+__device__ __forceinline__ void ContainBadValues(std::uint8_t* v, std::uint32_t* bad_keys) {
+  constexpr int kRowBytes = Policy::kE4m3Values ? kBlockKeys : kBoxRowBytes;
+  using Tile = SwizzledTile<kRowBytes>;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x % 32); i < Policy::kValueBytes / 16; i += 32) {
+    const int row = i / Tile::kChunks;
+    const int chunk = i % Tile::kChunks;
+    std::uint8_t* const words = v + Tile::Offset(row, chunk);
+    if constexpr (Policy::kE4m3Values) {
+      ContainBadE4m3(reinterpret_cast<std::uint32_t*>(words), chunk * 16, bad_keys);
+    } else {
+      ContainBadElements<typename Policy::Element>(reinterpret_cast<uint4*>(words),
+                                                   row % kBlockKeys, bad_keys);
+    }
+  }
+}
+
+// One warp: copies the listed blocks of every item into the ring of stages.
+template <typename Policy>
+__device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
+  const int lane = threadIdx.x % 32;
+  RingPlace<kContexts> item;
+  RingPlace<Policy::kStages> stage;
+  std::uint32_t landed_parity = 0;
+  for (;; item.Advance()) {
+    ptx::Wait(&storage.context_full[item.index], item.parity);
+    const TileContext& context = storage.contexts[item.index];
+    if (context.total == kNoMoreWork) return;
+    const BlockSource<Policy> source(context);
+    const std::int32_t* const list = context.list;
+    const float* const k_scales = context.k_scales;
+    const int full = context.full;
+    const int total = context.total;
+    int block = 0;
+    float k_scale = 0.0F;
+    for (int i = 0; i < total; ++i) {
+      // Every lane looks a block up, for 32 turns.
+      if (i % 32 == 0) {
+        block = __ldg(list + min(i + lane, total - 1));
+        if (Policy::kInt8Scores) k_scale = __ldg(k_scales + block);
+      }
+      const int next_block = __shfl_sync(0xffffffffU, block, i % 32);
+      const float next_scale = __shfl_sync(0xffffffffU, k_scale, i % 32);
+      std::uint64_t* const stage_full = &storage.stage_full[stage.index];
+      ptx::Wait(&storage.stage_empty[stage.index], stage.parity ^ 1);
+      if (lane == 0) {
+        storage.k_scale[stage.index] = next_scale;
+        source.Copy(storage, stage.index, next_block, i < full ? stage_full : &storage.landed);
+      }
+      if (i >= full) {
+        if (lane < 2) storage.bad_keys[stage.index][lane] = 0;
+        ptx::Wait(&storage.landed, landed_parity);
+        landed_parity ^= 1;
+        __syncwarp();
+        ContainBadValues<Policy>(storage.v[stage.index], storage.bad_keys[stage.index]);
+        ptx::FenceAsyncProxy();
+        __syncwarp();
+        if (lane == 0) ptx::Arrive(stage_full);
+      }
+      stage.Advance();
+    }
+    __syncwarp();
+    if (lane == 0) ptx::Arrive(&storage.context_empty[item.index]);
+  }
+}
+
+template <typename Policy>
+struct QuerySink {
+  SharedStorage<Policy>& storage;
+  const TileContext& context;
+
+  __device__ __forceinline__ void Store(int row, int part, const std::uint32_t* words) {
+    StoreQueryBytes<Policy::kHeadDim>(storage.q, row, part, words);
+  }
+  // Leaves what the lse of the row is to have added in the end in the place of the lse.
+  __device__ __forceinline__ void StoreScale(int row, float scale, float dot) {
+    const DeviceTask& task = *context.task;
+    storage.score_unit[row] = task.softmax_scale * kLog2E * scale;
+    if (task.lse != nullptr && context.first_row + row < task.q_rows) {
+      task.lse[LseIndex(context, row)] = task.softmax_scale * dot;
+    }
+  }
+};
+
+// One warp: 16-bit queries as they are, rows [first_row, first_row + rows) of the tile.
+template <typename Policy>
+__device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
+                                            const TileContext& context, int first_row, int rows) {
+  using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+  const DeviceTask& task = *context.task;
+  const int lane = threadIdx.x % 32;
+  const int chunk = lane % Tile::kChunks;
+#pragma unroll 4
+  for (int row = first_row + lane / Tile::kChunks; row < first_row + rows;
+       row += 32 / Tile::kChunks) {
+    uint4 words = make_uint4(0, 0, 0, 0);
+    if (context.first_row + row < task.rows_valid && chunk * 8 < context.head_dim) {
+      words =
+          __ldg(reinterpret_cast<const uint4*>(context.q + row * task.q.row_stride_bytes) + chunk);
+    }
+    *reinterpret_cast<uint4*>(storage.q + Tile::Offset(row, chunk)) = words;
+  }
+  for (int row = first_row + lane; row < first_row + rows; row += 32) {
+    storage.score_unit[row] = task.softmax_scale * kLog2E;
+  }
+}
+
+// Warp `which` of kQueryWarps: its share of the queries of every item.
+template <typename Policy>
+__device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int which) {
+  constexpr int kRows = kTileRows / kQueryWarps;
+  constexpr int kTurns = 2;  // at once, for the sake of registers
+  constexpr int kRowsOfTurns = 4 * kTurns;
+  RingPlace<kContexts> item;
+  RingPlace<1> query;
+  for (;; item.Advance()) {
+    ptx::Wait(&storage.context_full[item.index], item.parity);
+    const TileContext& context = storage.contexts[item.index];
+    if (context.total == kNoMoreWork) return;
+    ptx::Wait(&storage.query_empty, query.parity ^ 1);
+    query.Advance();
+    if constexpr (Policy::kInt8Scores) {
+      QuerySink<Policy> sink{storage, context};
+#pragma unroll 1
+      for (int row = which * kRows; row < (which + 1) * kRows; row += kRowsOfTurns) {
+        if (context.task->q_scales == nullptr) {
+          QuantizeQueries<typename Policy::Element, Policy::kHeadDim, kTurns>(context, row, sink);
+        } else {
+          TakeGivenQueries<Policy::kHeadDim, kTurns>(context, row, sink);
+        }
+      }
+    } else {
+      CopyQueries(storage, context, which * kRows, kRows);
+    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      ptx::Arrive(&storage.query_full);
+      ptx::Arrive(&storage.context_empty[item.index]);
+    }
+  }
+}
+
+}  // namespace sage::cuda::sm90
+
+#endif  // SAGE_KERNELS_CUDA_SM90_PRODUCER_CUH_
