@@ -3,7 +3,6 @@
 #define SAGE_TESTS_SUPPORT_DISCRETE_BACKEND_H_
 
 #include <cstddef>
-#include <functional>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -11,7 +10,7 @@
 #include <span>
 #include <utility>
 
-#include "kernels/backend.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace sage::testing {
 
@@ -43,33 +42,21 @@ class DeviceRanges {
 };
 
 // Refuses tasks that point to memory which such a device could not read.
-class DiscreteStream final : public Stream {
+class DiscreteStream final : public ForwardingStream {
  public:
   DiscreteStream(std::unique_ptr<Stream> device, const DeviceRanges& ranges)
-      : device_(std::move(device)), ranges_(ranges) {}
+      : ForwardingStream(std::move(device)), ranges_(ranges) {}
 
-  absl::Status CopyToDevice(void* device, const void* host, std::size_t bytes) override {
-    return device_->CopyToDevice(device, host, bytes);
-  }
-  absl::Status CopyToHost(void* host, const void* device, std::size_t bytes) override {
-    return device_->CopyToHost(host, device, bytes);
-  }
   absl::Status PrepareKv(const KvTask& task, void* prepared) override {
     if (!Holds(task) || !ranges_.Holds(prepared)) return HostPointer();
-    return device_->PrepareKv(task, prepared);
+    return ForwardingStream::PrepareKv(task, prepared);
   }
   absl::Status Attend(std::span<const AttendTask> tasks, void* workspace) override {
     for (const AttendTask& task : tasks) {
       if (!Holds(task.kv) || !Holds(task)) return HostPointer();
     }
-    return device_->Attend(tasks, workspace);
+    return ForwardingStream::Attend(tasks, workspace);
   }
-  absl::Status Record(Event& event) override { return device_->Record(event); }
-  absl::Status Wait(const Event& event) override { return device_->Wait(event); }
-  absl::Status Then(std::function<void(absl::Status)> callback) override {
-    return device_->Then(std::move(callback));
-  }
-  absl::Status Synchronize() override { return device_->Synchronize(); }
 
  private:
   static absl::Status HostPointer() {
@@ -87,24 +74,20 @@ class DiscreteStream final : public Stream {
            ranges_.Holds(task.mask.bits) && ranges_.Holds(task.out.data) && ranges_.Holds(task.lse);
   }
 
-  const std::unique_ptr<Stream> device_;
   const DeviceRanges& ranges_;
 };
 
 // Wraps a backend whose kernels read host memory as one that has memory of its own, as a GPU: the
 // server then copies to it and from it.
-class DiscreteBackend : public Backend {
+class DiscreteBackend : public ForwardingBackend {
  public:
   explicit DiscreteBackend(std::unique_ptr<Backend> device)
-      : device_(std::move(device)), info_(device_->info()) {
+      : ForwardingBackend(std::move(device)), info_(ForwardingBackend::info()) {
     info_.unified_memory = false;
   }
   const BackendInfo& info() const override { return info_; }
-  absl::Status CheckSupported(const AttentionProblem& problem) const override {
-    return device_->CheckSupported(problem);
-  }
   absl::StatusOr<Memory> Allocate(MemoryKind kind, std::size_t bytes) override {
-    absl::StatusOr<Memory> memory = device_->Allocate(kind, bytes);
+    absl::StatusOr<Memory> memory = ForwardingBackend::Allocate(kind, bytes);
     if (!memory.ok() || kind == MemoryKind::kHost) return memory;
     std::byte* const data = memory->data();
     const std::size_t size = memory->size();
@@ -116,22 +99,12 @@ class DiscreteBackend : public Backend {
                     owned->Reset();
                   });
   }
-  std::size_t PreparedKvBytes(const KvTask& task) const override {
-    return device_->PreparedKvBytes(task);
-  }
-  std::size_t AttendWorkspaceBytes(std::span<const AttendTask> tasks) const override {
-    return device_->AttendWorkspaceBytes(tasks);
-  }
-  absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override {
-    absl::StatusOr<std::unique_ptr<Stream>> stream = device_->CreateStream();
-    if (!stream.ok()) return stream.status();
-    return std::make_unique<DiscreteStream>(*std::move(stream), ranges_);
-  }
-  absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override { return device_->CreateEvent(); }
-  absl::Status Health() const override { return device_->Health(); }
 
  private:
-  const std::unique_ptr<Backend> device_;
+  std::unique_ptr<Stream> Wrap(std::unique_ptr<Stream> stream) override {
+    return std::make_unique<DiscreteStream>(std::move(stream), ranges_);
+  }
+
   BackendInfo info_;
   DeviceRanges ranges_;
 };
