@@ -171,7 +171,7 @@ AttendCall Client::Start(AttendRequest request, internal::HeadsInMemory heads, b
     done(std::move(report));
   };
   absl::StatusOr<internal::OutgoingRequest> outgoing =
-      internal::OutgoingRequest::Make(std::move(request));
+      internal::OutgoingRequest::Make(std::move(request), /*streamed=*/!is_inline);
   if (!outgoing.ok()) {
     finish(outgoing.status());
     return {};

@@ -59,6 +59,10 @@ struct KvTask {
   ConstHeads v;
   // Present: k holds int8, and K is taken as it is instead of being quantised. Not with kFp16.
   std::optional<KeyScales> k_scales = std::nullopt;
+  // Blocks of 64 keys that may be attended, for all heads: block n is bit n % 8 of byte n / 8. Rows
+  // of others may hold anything: they are not read, but for those of k where it is to be quantised
+  // and of v with kQkInt8PvFp8, of which all must be there. Null: every block.
+  const std::uint8_t* used_blocks = nullptr;
 };
 
 // A query range of some heads of one batch entry: the piece of an attention that runs as one.

@@ -27,15 +27,6 @@ std::int64_t CountBlocks(const std::uint8_t* row, std::int64_t end) {
   return count;
 }
 
-// Key blocks [0, result) hold every key that some row of the tile can see; 0 for a tile past the
-// length. Rows past the length would see no more than the last existing row, which sees all keys.
-std::int64_t VisibleBlocks(std::int64_t tile, std::int64_t length_q, std::int64_t length_k,
-                           bool is_causal) {
-  if (tile * kBlockM >= length_q) return 0;
-  const std::int64_t last_row = (tile + 1) * kBlockM - 1;
-  return CeilDiv(is_causal ? CausalKeyEnd(last_row, length_q, length_k) : length_k, kBlockN);
-}
-
 absl::Status Refuse(const std::string& field, const std::string& got, const std::string& allowed) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": got ", got, ", allowed ", allowed));
 }
@@ -292,6 +283,14 @@ std::vector<std::uint8_t> BlockMask::ToDense() const {
     }
   }
   return dense;
+}
+
+std::int64_t VisibleBlocks(std::int64_t tile, std::int64_t length_q, std::int64_t length_k,
+                           bool is_causal) {
+  if (tile * kBlockM >= length_q) return 0;
+  // Rows past the length would see no more than the last existing row, which sees all keys.
+  const std::int64_t last_row = (tile + 1) * kBlockM - 1;
+  return CeilDiv(is_causal ? CausalKeyEnd(last_row, length_q, length_k) : length_k, kBlockN);
 }
 
 double MaskDensity(const AttentionProblem& problem, const BlockMask& mask) {

@@ -117,6 +117,11 @@ class BlockMask {
   std::vector<std::uint8_t> bits_;
 };
 
+// Key blocks [0, result) hold every key that some row of the tile can see, whatever the mask; 0 for
+// a tile past the length.
+std::int64_t VisibleBlocks(std::int64_t tile, std::int64_t length_q, std::int64_t length_k,
+                           bool is_causal);
+
 // Listed blocks over all blocks that exist for the problem, counting per batch entry and query head
 // only tiles and keys within its lengths, and, if causal, only blocks with an element on or below
 // the diagonal. 1 for a full mask, but 0 where no block exists.

@@ -97,6 +97,9 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
                                          {.field = v1::AttendRequest::kKFieldNumber},
                                          {.field = v1::AttendRequest::kVFieldNumber}}};
     if (absl::Status status = ParseFrame(message, &request, tensors); !status.ok()) return status;
+    if (request.header().omit_unused_kv()) {
+      return InvalidField("header.omit_unused_kv", "allowed with AttendStream only");
+    }
     // Everything is here already: the window is the whole request.
     absl::StatusOr<std::unique_ptr<AttendJob>> job = core_.StartJob(
         caller_.tenant.name(), request.header(), context_,
@@ -144,13 +147,13 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
     const std::array<std::uint64_t, 3> bytes = {unit.q_bytes, unit.k_bytes, unit.v_bytes};
     for (std::size_t i = 0; i < bytes.size(); ++i) {
       if (bytes[i] == 0) continue;
-      absl::StatusOr<std::span<std::byte>> destination =
-          job_->Receive(kPieces[i], index, 0, bytes[i]);
-      if (!destination.ok()) return destination.status();
+      absl::StatusOr<AttendJob::Places> places = job_->Receive(kPieces[i], index, 0, bytes[i]);
+      if (!places.ok()) return places.status();
+      const std::span<std::byte> destination = places->front();  // nothing is left out
       const PieceRuns runs = RunsOf(*job_, unit, kPieces[i]);
       for (std::int64_t run = 0; run < runs.count; ++run) {
         readers[i].Seek(runs.offset + run * runs.stride_bytes);
-        readers[i].CopyTo(destination->subspan(run * runs.run_bytes, runs.run_bytes));
+        readers[i].CopyTo(destination.subspan(run * runs.run_bytes, runs.run_bytes));
       }
       record_.PayloadReceived(bytes[i]);
       record_.PayloadCopied(bytes[i]);

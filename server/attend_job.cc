@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -165,6 +166,7 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   const std::shared_ptr<SharedMask>& mask = job->context_->mask;
   job->block_density_ = MaskDensity(job->problem_, mask == nullptr ? BlockMask() : mask->mask);
   if (absl::Status in_time = job->CheckTime(); !in_time.ok()) return in_time;
+  if (job->omits_unused_kv_) job->LeaveOutUnused();
   return job;
 }
 
@@ -175,7 +177,9 @@ AttendJob::AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobRe
       problem_(spec.problem),
       resident_(spec.resident),
       quantized_(std::move(quantized)),
-      header_bytes_(spec.mask_bytes + quantized_.bytes()),
+      omits_unused_kv_(spec.omit_unused_kv),
+      header_bytes_(spec.mask_bytes + (omits_unused_kv_ ? UsedBlocks::Bytes(problem_) : 0) +
+                    quantized_.bytes()),
       request_id_(spec.request_id),
       units_(std::move(units)),
       context_(std::make_shared<RequestContext>()),
@@ -188,6 +192,7 @@ AttendJob::AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobRe
     output_bytes_ += unit.out_bytes + unit.lse_bytes;
     ++group_unsent_[unit.kv_unit];
   }
+  has_payload_ = payload_bytes_ > 0;
   std::uint64_t largest = 0;
   std::uint64_t total = 0;
   for (const Unit& unit : units_) {
@@ -215,7 +220,7 @@ std::int64_t AttendJob::ElementBytes(Piece piece) const {
 }
 
 std::uint64_t AttendJob::FlowBytes(const Unit& unit) const {
-  if (payload_bytes_ > 0) return unit.payload_bytes();
+  if (has_payload_) return unit.payload_bytes();
   return unit.kv_head_count * problem_.group_size() * unit.q_count * problem_.head_dim *
          SizeOf(problem_.dtype);
 }
@@ -228,10 +233,56 @@ std::uint64_t AttendJob::KeyBytes(const Unit& unit) const {
   return unit.k_bytes + KeyScaleBytes(quantized_, unit, problem_);
 }
 
+std::uint64_t AttendJob::UsedBytes(const Unit& unit) const {
+  if (!omits_unused_kv_ || unit.k_bytes + unit.v_bytes == 0) return 0;
+  return CeilDiv(problem_.blocks_k(), 8);
+}
+
+std::uint64_t AttendJob::PayloadBytes(std::uint32_t index, Piece piece) const {
+  const Unit& unit = units_[index];
+  const std::uint64_t bytes = PieceBytes(unit, piece);
+  if (!used_.has_value()) return bytes;
+  const MayLeaveOut may = UnusedMayBeLeftOut(problem_.precision, quantized().k);
+  if ((piece == Piece::kK && may.k) || (piece == Piece::kV && may.v)) {
+    return bytes - bytes / problem_.seqlen_k * rows_unused_[index];
+  }
+  return bytes;
+}
+
+void AttendJob::LeaveOutUnused() {
+  used_.emplace(problem_, context_->mask == nullptr ? BlockMask() : context_->mask->mask);
+  rows_unused_.resize(units_.size(), 0);
+  payload_bytes_ = 0;
+  for (std::uint32_t i = 0; i < units_.size(); ++i) {
+    const Unit& unit = units_[i];
+    if (unit.kv_unit == i) {
+      rows_unused_[i] = problem_.seqlen_k;
+      for (const RowRange& rows :
+           used_->RowsOf(unit.batch, unit.kv_head_begin, unit.kv_head_count)) {
+        rows_unused_[i] -= rows.count;
+      }
+    }
+    for (const Piece piece : {Piece::kQ, Piece::kK, Piece::kV}) {
+      payload_bytes_ += PayloadBytes(i, piece);
+    }
+  }
+  SkipResident();
+}
+
+TensorPiece AttendJob::UsedRows(const Unit& unit, Piece piece) const {
+  const TensorExtent slab = {.layout = problem_.layout,
+                             .heads = unit.kv_head_count,
+                             .rows = problem_.seqlen_k,
+                             .width_bytes = problem_.head_dim * ElementBytes(piece)};
+  return {slab,
+          {.batch = 0, .head_begin = 0, .head_count = unit.kv_head_count},
+          used_->RowsOf(unit.batch, unit.kv_head_begin, unit.kv_head_count)};
+}
+
 AttendJob::Cost AttendJob::HostCost(const Unit& unit) const {
   return {.own = SlabPool::RoundUp(QueryBytes(unit)) +
                  SlabPool::RoundUp(unit.out_bytes + unit.lse_bytes),
-          .kv = SlabPool::RoundUp(KeyBytes(unit) + unit.v_bytes)};
+          .kv = SlabPool::RoundUp(KeyBytes(unit) + unit.v_bytes + UsedBytes(unit))};
 }
 
 AttendJob::Cost AttendJob::DeviceCost(const Unit& unit) const {
@@ -371,7 +422,7 @@ AttendTask AttendJob::MakeTask(const Unit& unit) const {
 bool AttendJob::HasRoom() const {
   if (slabs_acquired_) return true;
   const Unit& unit = units_[next_unit_];
-  if (payload_bytes_ == 0 && flow_bytes_held_ >= window_bytes_) return false;
+  if (!has_payload_ && flow_bytes_held_ >= window_bytes_) return false;
   const Cost cost = HostCost(unit);
   return host_bytes_held_ + cost.own + cost.kv + header_bytes_ <= ticket_.host->amount();
 }
@@ -381,7 +432,7 @@ bool AttendJob::CanReceive() const {
 }
 
 void AttendJob::SkipResident() {
-  while (next_piece_.has_value() && PieceBytes(units_[next_unit_], *next_piece_) == 0) {
+  while (next_piece_.has_value() && PayloadBytes(next_unit_, *next_piece_) == 0) {
     next_piece_ = After(*next_piece_);
   }
 }
@@ -393,7 +444,8 @@ absl::Status AttendJob::AcquireSlabs() {
   absl::StatusOr<Slab> out = resources_.host_pool.Acquire(unit.out_bytes + unit.lse_bytes);
   if (!out.ok()) return out.status();
   if (unit.q_begin == 0) {
-    absl::StatusOr<Slab> kv = resources_.host_pool.Acquire(KeyBytes(unit) + unit.v_bytes);
+    absl::StatusOr<Slab> kv =
+        resources_.host_pool.Acquire(KeyBytes(unit) + unit.v_bytes + UsedBytes(unit));
     if (!kv.ok()) return kv.status();
     kv_ = KeptKv(unit);
     if (kv_ == nullptr) {
@@ -408,6 +460,16 @@ absl::Status AttendJob::AcquireSlabs() {
         kv_->task.k_scales =
             PlaceKeyScales(quantized_, unit, problem_, kv_->host.data() + unit.k_bytes);
       }
+      kv_->used_bytes = UsedBytes(unit);
+      if (kv_->used_bytes > 0) {
+        const std::vector<std::uint8_t> used =
+            used_->Of(unit.batch, unit.kv_head_begin, unit.kv_head_count);
+        std::byte* const to = kv_->host.data() + kv_->k_bytes + kv_->v_bytes;
+        std::memcpy(to, used.data(), used.size());
+        kv_->task.used_blocks = reinterpret_cast<const std::uint8_t*>(to);
+        k_rows_ = UsedRows(unit, Piece::kK);
+        v_rows_ = UsedRows(unit, Piece::kV);
+      }
     }
   }
   q_ = *std::move(q);
@@ -419,8 +481,8 @@ absl::Status AttendJob::AcquireSlabs() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::span<std::byte>> AttendJob::Receive(Piece piece, std::uint32_t unit,
-                                                        std::uint64_t offset, std::uint64_t size) {
+absl::StatusOr<AttendJob::Places> AttendJob::Receive(Piece piece, std::uint32_t unit,
+                                                     std::uint64_t offset, std::uint64_t size) {
   if (payload_complete()) {
     return InvalidField("chunk", absl::StrCat("got ", size, " bytes of ", Name(piece), " of unit ",
                                               unit, " after the whole payload"));
@@ -431,8 +493,7 @@ absl::StatusOr<std::span<std::byte>> AttendJob::Receive(Piece piece, std::uint32
                                               offset, "; next is ", next, " of unit ", next_unit_,
                                               " at offset ", next_offset_));
   }
-  const Unit& current = units_[unit];
-  const std::uint64_t piece_bytes = PieceBytes(current, piece);
+  const std::uint64_t piece_bytes = PayloadBytes(unit, piece);
   if (size > piece_bytes - offset) {
     return InvalidField(
         "data", absl::StrCat("got ", size, " bytes of ", Name(piece), " of unit ", unit,
@@ -442,30 +503,41 @@ absl::StatusOr<std::span<std::byte>> AttendJob::Receive(Piece piece, std::uint32
     if (absl::Status status = AcquireSlabs(); !status.ok()) return status;
   }
   std::byte* base = nullptr;
+  const TensorPiece* rows = nullptr;  // those that travel, where some do not
   switch (piece) {
     case Piece::kQ:
       base = q_.data();
       break;
     case Piece::kK:
       base = kv_->host.data();
+      rows = &k_rows_;
       break;
     case Piece::kV:
       base = kv_->host.data() + kv_->k_bytes;
+      rows = &v_rows_;
       break;
     case Piece::kOut:
     case Piece::kLse:
       return absl::InternalError("output is never received");
   }
-  const std::span<std::byte> destination(base + offset, size);
+  Places places;
+  if (piece_bytes == PieceBytes(units_[unit], piece)) {
+    places.emplace_back(base + offset, size);
+  } else {
+    rows->ForEachRun(static_cast<std::int64_t>(offset), static_cast<std::int64_t>(size),
+                     [&](std::int64_t at, std::int64_t /*done*/, std::int64_t bytes) {
+                       places.emplace_back(base + at, bytes);
+                     });
+  }
 
   // Step to what comes next: the rest of this piece, or the next piece.
   received_bytes_ += size;
   next_offset_ += size;
-  if (next_offset_ < piece_bytes) return destination;
+  if (next_offset_ < piece_bytes) return places;
   next_offset_ = 0;
   next_piece_ = After(piece);
   SkipResident();
-  return destination;
+  return places;
 }
 
 absl::StatusOr<std::optional<UnitWork>> AttendJob::TakeReadyUnit() {

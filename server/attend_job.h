@@ -19,6 +19,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/tensor_piece.h"
+#include "kernels/used_blocks.h"
 #include "server/admission.h"
 #include "server/device.h"
 #include "server/engine.h"
@@ -43,6 +45,8 @@ struct JobSpec {
   // Units are whole batch entries, whose pieces lie in one stretch in the whole tensors, unless k
   // and v are both resident.
   bool whole_entries = false;
+  // Blocks of k and v that no query reads do not travel, see AttendHeader. Not with whole_entries.
+  bool omit_unused_kv = false;
 };
 
 // Tensors that travel.
@@ -75,10 +79,11 @@ class AttendJob {
   Quantized quantized() const { return quantized_.operands(); }
   std::int64_t ElementBytes(Piece piece) const;  // as it travels
   const std::string& request_id() const { return request_id_; }
+  bool omits_unused_kv() const { return omits_unused_kv_; }
   Engine& engine() const { return device_.engine(); }  // takes the job's units
   const std::vector<Unit>& units() const { return units_; }
-  // Of payload; 0 where there is none.
-  std::uint64_t window_bytes() const { return payload_bytes_ > 0 ? window_bytes_ : 0; }
+  // Of payload, what is left out of it included; 0 where there is none.
+  std::uint64_t window_bytes() const { return has_payload_ ? window_bytes_ : 0; }
   double block_density() const { return block_density_; }
   const std::shared_ptr<RequestContext>& context() const { return context_; }
   // The host memory that the job reserved; to be held as long as any of its slabs.
@@ -95,12 +100,13 @@ class AttendJob {
   // are ready having been taken. A client that keeps to its window never sees this false.
   bool CanReceive() const;
 
-  // Where the next chunk goes: `size` bytes. INVALID_ARGUMENT where it is not exactly what comes
-  // next: q, k and v of each unit in order, without gap, overlap or repetition. The bytes count as
-  // received at once; on a failure to fill them the job is to be dropped. Requires CanReceive() and
-  // size > 0.
-  absl::StatusOr<std::span<std::byte>> Receive(Piece piece, std::uint32_t unit,
-                                               std::uint64_t offset, std::uint64_t size);
+  // Where the next chunk goes: `size` bytes, in one place unless rows are left out.
+  // INVALID_ARGUMENT where it is not exactly what comes next: q, k and v of each unit in order,
+  // without gap, overlap or repetition. The bytes count as received at once; on a failure to fill
+  // them the job is to be dropped. Requires CanReceive() and size > 0.
+  using Places = std::vector<std::span<std::byte>>;
+  absl::StatusOr<Places> Receive(Piece piece, std::uint32_t unit, std::uint64_t offset,
+                                 std::uint64_t size);
 
   // The next unit, if all its payload has come and memory for it can be had; the caller sets `done`
   // and submits it. To be called until there is none, at the start, after Receive() and after
@@ -126,6 +132,14 @@ class AttendJob {
   // A unit's q, and the k that it carries, each with its scales.
   std::uint64_t QueryBytes(const Unit& unit) const;
   std::uint64_t KeyBytes(const Unit& unit) const;
+  // Of the list of used blocks that goes with what a unit carries of k and v; 0 for none.
+  std::uint64_t UsedBytes(const Unit& unit) const;
+  // The part of a unit's piece that travels.
+  std::uint64_t PayloadBytes(std::uint32_t unit, Piece piece) const;
+  // Finds out which blocks no query reads, once the mask is there.
+  void LeaveOutUnused();
+  // The unit's piece of k or v as rows of its slab, those that travel.
+  TensorPiece UsedRows(const Unit& unit, Piece piece) const;
   Cost HostCost(const Unit& unit) const;
   Cost DeviceCost(const Unit& unit) const;
   // What counts against the window: payload, or where none travels, the size of the queries.
@@ -153,14 +167,19 @@ class AttendJob {
   const AttentionProblem problem_;
   const ResidentOperands resident_;
   const QuantizedScales quantized_;
-  const std::uint64_t header_bytes_;  // of the mask and the scales, held to the end
+  const bool omits_unused_kv_;
+  const std::uint64_t
+      header_bytes_;  // of the mask, its used blocks and the scales, held to the end
   const std::string request_id_;
   const std::vector<Unit> units_;
   const std::shared_ptr<RequestContext> context_;
   double block_density_ = 1;
   std::uint64_t window_bytes_ = 0;
+  bool has_payload_ = false;  // before anything is left out
   std::uint64_t payload_bytes_ = 0;
-  std::uint64_t output_bytes_ = 0;  // lse included
+  std::optional<UsedBlocks> used_;         // where blocks are left out
+  std::vector<std::int64_t> rows_unused_;  // then, by carrier: rows that do not travel
+  std::uint64_t output_bytes_ = 0;         // lse included
   Admission::Ticket ticket_;
 
   // Receiving: the unit and piece that come next, and the slabs they go into.
@@ -170,6 +189,7 @@ class AttendJob {
   Slab q_;
   Slab out_;
   std::shared_ptr<KvGroup> kv_;
+  TensorPiece k_rows_, v_rows_;  // of its slab, where blocks are left out
   bool slabs_acquired_ = false;
 
   std::uint64_t received_bytes_ = 0;

@@ -177,6 +177,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     accepted.set_window_bytes(job_->window_bytes());
     accepted.set_max_chunk_bytes(core_.max_chunk_bytes);
     accepted.set_server_id(core_.server_id);
+    accepted.set_omits_unused_kv(job_->omits_unused_kv());
     accepted.mutable_units()->Reserve(static_cast<int>(job_->units().size()));
     for (const Unit& unit : job_->units()) ToProto(unit, accepted.add_units());
     accepted_ = MakeFrame(response);
@@ -201,10 +202,10 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
           "server.max_chunk_bytes",
           absl::StrCat("got ", data.size, " bytes, the limit is ", core_.max_chunk_bytes));
     }
-    absl::StatusOr<std::span<std::byte>> destination =
+    absl::StatusOr<AttendJob::Places> places =
         job_->Receive(*piece, chunk.unit(), chunk.offset(), data.size);
-    if (!destination.ok()) return destination.status();
-    const std::uint32_t crc = FrameReader(in_, data).CopyTo(*destination, chunk.has_crc32c());
+    if (!places.ok()) return places.status();
+    const std::uint32_t crc = FrameReader(in_, data).CopyTo(*places, chunk.has_crc32c());
     if (chunk.has_crc32c()) {
       checksums_ = true;
       if (crc != chunk.crc32c()) {

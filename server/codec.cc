@@ -208,6 +208,10 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
     spec.mask_bytes = mask->bytes;
     spec.make_mask = std::move(mask->make);
   }
+  spec.omit_unused_kv = header.omit_unused_kv();
+  if (spec.omit_unused_kv && resident.mask != nullptr) {
+    return InvalidField("header.omit_unused_kv", "not allowed with mask.handle");
+  }
   if (absl::Status together = CheckTogether(resident); !together.ok()) return together;
   return spec;
 }

@@ -31,10 +31,11 @@ absl::Status WhyNot(const UnitWork& work, Clock::time_point now) {
 }
 
 // The same place in a copy of the slab that `from` points into; null stays null.
-const float* Moved(const float* from, const Slab& slab, const Slab& copy) {
+template <typename T>
+const T* Moved(const T* from, const Slab& slab, const Slab& copy) {
   if (from == nullptr) return nullptr;
   const std::ptrdiff_t offset = reinterpret_cast<const std::byte*>(from) - slab.data();
-  return reinterpret_cast<const float*>(copy.data() + offset);
+  return reinterpret_cast<const T*>(copy.data() + offset);
 }
 
 void Finish(UnitWork& work, UnitResult result) {
@@ -291,12 +292,12 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
   // Keys and values that travelled, with the first unit that reads them.
   KvGroup& kv = *work.kv;
   if (kv.host && !kv.device) {
-    absl::StatusOr<Slab> slab = device_pool_.Acquire(kv.k_bytes + kv.v_bytes);
+    const std::uint64_t bytes = kv.k_bytes + kv.v_bytes + kv.used_bytes;
+    absl::StatusOr<Slab> slab = device_pool_.Acquire(bytes);
     if (!slab.ok()) return slab.status();
     kv.device = *std::move(slab);
     std::byte* const device = kv.device.data();
-    if (absl::Status status = stream.CopyToDevice(device, kv.host.data(), kv.k_bytes + kv.v_bytes);
-        !status.ok()) {
+    if (absl::Status status = stream.CopyToDevice(device, kv.host.data(), bytes); !status.ok()) {
       return status;
     }
     if (kv.k_bytes > 0) kv.task.k.data = device;
@@ -305,6 +306,7 @@ absl::Status Engine::CopyIn(Lane& lane, UnitWork& work) {
       scales->scales = Moved(scales->scales, kv.host, kv.device);
       scales->smoothing = Moved(scales->smoothing, kv.host, kv.device);
     }
+    kv.task.used_blocks = Moved(kv.task.used_blocks, kv.host, kv.device);
   }
 
   // Queries, and room for the output.

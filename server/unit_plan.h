@@ -34,7 +34,8 @@ struct Unit {
   std::int64_t q_count = 0;
   std::uint32_t kv_unit = 0;  // index of the unit that carries k and v
 
-  // Bytes that travel for the unit. k and v are 0 where another unit carries them.
+  // Bytes that travel for the unit, unused keys and values included where those are left out. k and
+  // v are 0 where another unit carries them.
   std::uint64_t q_bytes = 0;
   std::uint64_t k_bytes = 0;
   std::uint64_t v_bytes = 0;

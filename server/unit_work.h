@@ -46,6 +46,7 @@ struct KvGroup {
   Slab host;                  // k, with its scales where it has some, then v: what travelled
   std::uint64_t k_bytes = 0;  // in `host`
   std::uint64_t v_bytes = 0;
+  std::uint64_t used_bytes = 0;  // of `task.used_blocks`, behind v
 
   Slab device;                           // engine thread only
   std::shared_ptr<DeviceCopy> prepared;  // engine thread only; null until a unit has prepared it

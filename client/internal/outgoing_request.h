@@ -4,10 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "client/attend_request.h"
+#include "kernels/used_blocks.h"
 #include "sage/v1/attention.pb.h"
 
 namespace sage::internal {
@@ -23,22 +25,27 @@ struct OutgoingTensor {
 // Move-only; borrows the request's tensors, and holds what is made of them.
 class OutgoingRequest {
  public:
-  // Quantises q and k where the request, which has passed CheckRequest(), asks for it.
-  // INVALID_ARGUMENT for a finite fp32 value that fp16 cannot hold.
-  static absl::StatusOr<OutgoingRequest> Make(AttendRequest request);
+  // Quantises q and k where the request, which has passed CheckRequest(), asks for it; leaves out
+  // what no query reads where it is `streamed` and that pays. INVALID_ARGUMENT for a finite fp32
+  // value that fp16 cannot hold.
+  static absl::StatusOr<OutgoingRequest> Make(AttendRequest request, bool streamed);
   OutgoingRequest(OutgoingRequest&&) = default;
 
   const AttendRequest& request() const { return request_; }
   const v1::AttendHeader& header() const { return header_; }
   OutgoingTensor tensor(v1::TensorRole role) const;  // Q, K or V
+  // The blocks of keys that travel where the request is streamed and the server agrees; null: all.
+  const UsedBlocks* used_blocks() const { return used_.get(); }
 
  private:
   explicit OutgoingRequest(AttendRequest request);
   absl::Status Quantize();
+  void LeaveOutUnused();
 
   AttendRequest request_;
   v1::AttendHeader header_;
   std::vector<std::int8_t> q8_, k8_;  // empty unless the request asks for them
+  std::unique_ptr<const UsedBlocks> used_;
 };
 
 // Bytes of scales in the header of a request that asks for quantisation; else 0.

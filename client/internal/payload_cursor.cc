@@ -23,16 +23,17 @@ PayloadCursor::PayloadCursor(const UnitPlan* plan, std::int64_t chunk_bytes)
   SkipEmpty();
 }
 
-const PieceRuns& PayloadCursor::runs() const {
+const TensorPiece& PayloadCursor::piece() const {
   const PlannedUnit& unit = plan_->units[unit_];
   return tensor_ == 0 ? unit.q : tensor_ == 1 ? unit.k : unit.v;
 }
 
 void PayloadCursor::SkipEmpty() {
-  while (!done() && offset_ == runs().bytes()) {
+  while (!done() && offset_ == piece().bytes()) {
     offset_ = 0;
     if (++tensor_ == kTensors) {
       tensor_ = 0;
+      unit_begun_ = false;
       ++unit_;
     }
   }
@@ -43,19 +44,19 @@ PayloadChunk PayloadCursor::Next() const {
   chunk.tensor = kRoles[tensor_];
   chunk.unit = static_cast<std::uint32_t>(unit_);
   chunk.offset = offset_;
-  chunk.runs = runs();
-  const std::int64_t run = offset_ / chunk.runs.run_bytes;
-  const std::int64_t within = offset_ % chunk.runs.run_bytes;
-  const std::int64_t rest_of_run = chunk.runs.run_bytes - within;
-  chunk.size = std::min(chunk_bytes_, chunk.runs.bytes() - offset_);
+  chunk.piece = &piece();
+  chunk.first_of_unit = !unit_begun_;
+  const auto [place, rest_of_run] = chunk.piece->Find(offset_);
+  chunk.size = std::min(chunk_bytes_, chunk.piece->bytes() - offset_);
   if (rest_of_run >= kWorthItsOwnMessage) chunk.size = std::min(chunk.size, rest_of_run);
   chunk.contiguous = chunk.size <= rest_of_run;
-  chunk.tensor_offset = chunk.runs.offset + run * chunk.runs.stride_bytes + within;
+  chunk.tensor_offset = place;
   return chunk;
 }
 
 void PayloadCursor::Advance() {
   offset_ += Next().size;
+  unit_begun_ = true;
   SkipEmpty();
 }
 

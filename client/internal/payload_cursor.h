@@ -15,7 +15,8 @@ struct PayloadChunk {
   std::uint32_t unit = 0;
   std::int64_t offset = 0;  // bytes from the start of the unit's piece
   std::int64_t size = 0;
-  PieceRuns runs;  // of the piece
+  const TensorPiece* piece = nullptr;  // in the plan
+  bool first_of_unit = false;
   // Where all of it is one stretch of the whole tensor: send it as it lies.
   bool contiguous = false;
   std::int64_t tensor_offset = 0;  // of its first byte in the whole tensor
@@ -34,7 +35,7 @@ class PayloadCursor {
   void Advance();
 
  private:
-  const PieceRuns& runs() const;
+  const TensorPiece& piece() const;
   // Moves on to the first piece, from here on, that has something to send.
   void SkipEmpty();
 
@@ -42,6 +43,7 @@ class PayloadCursor {
   const std::int64_t chunk_bytes_;
   std::size_t unit_ = 0;
   int tensor_ = 0;  // 0 q, 1 k, 2 v
+  bool unit_begun_ = false;
   std::int64_t offset_ = 0;
 };
 

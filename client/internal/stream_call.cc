@@ -20,11 +20,6 @@ absl::Status BrokenProtocol(const std::string& what) {
   return absl::InternalError(absl::StrCat("the server broke the protocol: ", what));
 }
 
-// The same piece of a tensor whose elements are twice as wide.
-PieceRuns Doubled(const PieceRuns& runs) {
-  return {2 * runs.offset, 2 * runs.stride_bytes, 2 * runs.run_bytes, runs.count};
-}
-
 }  // namespace
 
 // Memory of a gathered chunk, while the transport holds it.
@@ -77,7 +72,7 @@ void StreamCall::OnWriteDone(bool ok) {
     const OutgoingTensor tensor = outgoing_request_.tensor(chunk.tensor);
     const std::int64_t scale = tensor.from_float32 ? 2 : 1;
     if (tensor.borrowed) {
-      ReportRange(tensor.data, chunk.runs, chunk.offset, chunk.size, scale);
+      ReportRange(tensor.data, *chunk.piece, chunk.offset, chunk.size, scale);
     }
   }
   {
@@ -133,7 +128,8 @@ absl::Status StreamCall::HandleResponse() {
 
 absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
   absl::StatusOr<UnitPlan> plan =
-      CheckPlan(request_.problem, heads_, accepted, request_.prequantize, request_.resident);
+      CheckPlan(request_.problem, heads_, accepted, request_.prequantize, request_.resident,
+                outgoing_request_.used_blocks());
   if (!plan.ok()) return plan.status();
   server_id_ = accepted.server_id();
   plan_ = *std::move(plan);
@@ -154,7 +150,7 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
   if (!is_lse && chunk.tensor() != v1::TENSOR_ROLE_OUTPUT) {
     return BrokenProtocol(absl::StrCat("a chunk of tensor ", chunk.tensor()));
   }
-  const PieceRuns& runs = is_lse ? unit.lse : unit.out;
+  const TensorPiece& runs = is_lse ? unit.lse : unit.out;
   const auto size = static_cast<std::int64_t>(data.size);
   std::int64_t received;
   {
@@ -198,7 +194,7 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
       return BrokenProtocol(
           absl::StrCat("unit ", chunk.unit(), " was answered before all of it was sent"));
     }
-    in_window_ -= progress.sent;
+    in_window_ -= unit.window_bytes();
   }
   ++units_done_;
   if (request_.on_unit_done) {
@@ -217,10 +213,12 @@ void StreamCall::Pump() {
       writes_done_ = true;
     } else {
       chunk = cursor_->Next();
-      if (in_window_ + chunk.size > plan_->window_bytes) return;
+      std::int64_t window_bytes = chunk.size;
+      if (chunk.first_of_unit) window_bytes += plan_->units[chunk.unit].omitted_bytes;
+      if (in_window_ + window_bytes > plan_->window_bytes) return;
       cursor_->Advance();
       progress_[chunk.unit].sent += chunk.size;
-      in_window_ += chunk.size;
+      in_window_ += window_bytes;
       writing_ = true;
     }
   }
@@ -264,32 +262,30 @@ absl::StatusOr<grpc::Slice> StreamCall::TakePayload(const PayloadChunk& chunk) {
     }
   }
   if (buffer->data == nullptr) {
-    // Room for what is converted in it, since all chunks share the buffers.
-    const std::size_t scale = request_.float32_inputs ? 2 : 1;
-    buffer->data = std::make_unique_for_overwrite<std::byte[]>(options_.chunk_bytes * scale);
+    buffer->data = std::make_unique_for_overwrite<std::byte[]>(options_.chunk_bytes);
   }
   std::byte* data = buffer->data.get();
   if (tensor.from_float32) {
-    GatherPiece(Doubled(chunk.runs), tensor.data, 2 * chunk.offset, 2 * chunk.size, data);
-    const auto count = chunk.size / static_cast<std::int64_t>(SizeOf(request_.problem.dtype));
-    if (absl::Status status = ConvertFromFloat32(data, count, request_.problem.dtype, data);
-        !status.ok()) {
-      return status;
-    }
+    // The piece is laid out for 16-bit elements; these are twice as wide.
+    absl::Status status;
+    const DType dtype = request_.problem.dtype;
+    chunk.piece->ForEachRun(
+        chunk.offset, chunk.size, [&](std::int64_t at, std::int64_t done, std::int64_t bytes) {
+          const auto count = bytes / static_cast<std::int64_t>(SizeOf(dtype));
+          status.Update(ConvertFromFloat32(tensor.data + 2 * at, count, dtype, data + done));
+        });
+    if (!status.ok()) return status;
   } else {
-    GatherPiece(chunk.runs, tensor.data, chunk.offset, chunk.size, data);
+    GatherPiece(*chunk.piece, tensor.data, chunk.offset, chunk.size, data);
   }
   holds_.fetch_add(1, std::memory_order_relaxed);
   return grpc::Slice(data, chunk.size, &ReleaseBuffer, buffer.release());
 }
 
-void StreamCall::ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
+void StreamCall::ReportRange(const std::byte* tensor, const TensorPiece& piece, std::int64_t offset,
                              std::int64_t size, std::int64_t scale) {
-  const auto position = [&runs](std::int64_t at) {
-    return runs.offset + at / runs.run_bytes * runs.stride_bytes + at % runs.run_bytes;
-  };
-  const std::int64_t begin = position(offset);
-  const std::int64_t end = position(offset + size - 1) + 1;
+  const std::int64_t begin = piece.Find(offset).offset;
+  const std::int64_t end = piece.Find(offset + size - 1).offset + 1;
   // Spread thinly, as some heads of an NHD tensor are: the pieces to come want the same pages.
   constexpr std::int64_t kThin = 4;
   if (end - begin > kThin * size) return;

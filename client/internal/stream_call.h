@@ -70,7 +70,7 @@ class StreamCall final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::
   absl::StatusOr<grpc::Slice> TakePayload(const PayloadChunk& chunk);
   // Tells the caller of bytes [offset, offset + size) of a piece; `scale` is the width of elements
   // in memory over that on the wire.
-  void ReportRange(const std::byte* tensor, const PieceRuns& runs, std::int64_t offset,
+  void ReportRange(const std::byte* tensor, const TensorPiece& piece, std::int64_t offset,
                    std::int64_t size, std::int64_t scale);
 
   void Cancel();

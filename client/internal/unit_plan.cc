@@ -50,7 +50,8 @@ absl::Status CheckRanges(const AttentionProblem& problem, const v1::Accepted& ac
 }
 
 PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v1::Unit& unit,
-                   bool carries_kv, bool prequantized, const ResidentTensors& resident) {
+                   bool carries_kv, bool prequantized, const ResidentTensors& resident,
+                   const UsedBlocks* used) {
   const auto width = [&problem](DType dtype) {
     return problem.head_dim * static_cast<std::int64_t>(SizeOf(dtype));
   };
@@ -80,11 +81,20 @@ PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v
   if (carries_kv) {
     const TensorRange keys{unit.batch(), unit.kv_head_begin(), unit.kv_head_count(), 0,
                            problem.seqlen_k};
+    const MayLeaveOut may = UnusedMayBeLeftOut(problem.precision, prequantized);
+    const auto place = [&](const TensorExtent& whole, bool may_leave_out) -> TensorPiece {
+      const PieceRuns all = RunsOf(whole, keys);
+      if (used == nullptr || !may_leave_out) return all;
+      const TensorPiece some(whole, keys,
+                             used->RowsOf(keys.batch, keys.head_begin, keys.head_count));
+      planned.omitted_bytes += all.bytes() - some.bytes();
+      return some;
+    };
     if (!resident.k) {
-      planned.k = RunsOf({problem.layout, qk_heads.kv, problem.seqlen_k, qk_width}, keys);
+      planned.k = place({problem.layout, qk_heads.kv, problem.seqlen_k, qk_width}, may.k);
     }
     if (!resident.v) {
-      planned.v = RunsOf({problem.layout, heads.kv, problem.seqlen_k, width(problem.dtype)}, keys);
+      planned.v = place({problem.layout, heads.kv, problem.seqlen_k, width(problem.dtype)}, may.v);
     }
   }
   return planned;
@@ -127,7 +137,8 @@ class Coverage {
 
 absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
                                    const v1::Accepted& accepted, bool prequantized,
-                                   const ResidentTensors& resident) {
+                                   const ResidentTensors& resident, const UsedBlocks* used) {
+  if (!accepted.omits_unused_kv()) used = nullptr;
   UnitPlan plan;
   plan.units.reserve(accepted.units_size());
   constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();
@@ -146,10 +157,10 @@ absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemor
     }
     const bool carries_kv = accepted.units(i).kv_unit() == static_cast<std::uint32_t>(i);
     plan.units.push_back(
-        Locate(problem, heads, accepted.units(i), carries_kv, prequantized, resident));
-    if (plan.units.back().payload_bytes() > plan.window_bytes) {
+        Locate(problem, heads, accepted.units(i), carries_kv, prequantized, resident, used));
+    if (plan.units.back().window_bytes() > plan.window_bytes) {
       return BadPlan(
-          i, absl::StrCat("has ", plan.units.back().payload_bytes(),
+          i, absl::StrCat("has ", plan.units.back().window_bytes(),
                           " bytes of payload, more than the window of ", plan.window_bytes));
     }
   }

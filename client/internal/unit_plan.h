@@ -10,19 +10,22 @@
 #include "client/internal/stripes.h"
 #include "kernels/attention.h"
 #include "kernels/tensor_piece.h"
+#include "kernels/used_blocks.h"
 #include "sage/v1/attention.pb.h"
 
 namespace sage::internal {
 
 // What travels for one unit, in bytes as on the wire. Pieces that do not travel are empty.
 struct PlannedUnit {
-  PieceRuns q;
-  PieceRuns k;
-  PieceRuns v;
-  PieceRuns out;
-  PieceRuns lse;
+  TensorPiece q;
+  TensorPiece k;
+  TensorPiece v;
+  TensorPiece out;
+  TensorPiece lse;
+  std::int64_t omitted_bytes = 0;  // of rows of k and v that no query reads
 
   std::int64_t payload_bytes() const { return q.bytes() + k.bytes() + v.bytes(); }
+  std::int64_t window_bytes() const { return payload_bytes() + omitted_bytes; }
 };
 
 struct UnitPlan {
@@ -34,10 +37,12 @@ struct UnitPlan {
 // INTERNAL, saying what is wrong, unless the units lie within the problem, cover every query row of
 // every head exactly once, name an earlier carrier of the same k and v, and fit the window.
 // `prequantized`: q and k travel as int8. `heads`: those that the tensors have in memory, of which
-// the problem may be about some. What is resident does not travel.
+// the problem may be about some. What is resident does not travel, nor, where the server agrees to
+// `used`, do blocks that are not.
 absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
                                    const v1::Accepted& accepted, bool prequantized = false,
-                                   const ResidentTensors& resident = {});
+                                   const ResidentTensors& resident = {},
+                                   const UsedBlocks* used = nullptr);
 
 }  // namespace sage::internal
 

@@ -283,6 +283,9 @@ void ReduceHead(const KvTask& task, std::int64_t head, const MutablePreparedHead
 
 void PackBlock(const KvTask& task, std::int64_t head, std::int64_t block,
                const MutablePreparedHead& out) {
+  if (task.used_blocks != nullptr && ((task.used_blocks[block / 8] >> (block % 8)) & 1) == 0) {
+    return;  // nobody reads it
+  }
   HWY_DYNAMIC_DISPATCH(PackBlockImpl)(task, head, block, out);
 }
 

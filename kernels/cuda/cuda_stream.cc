@@ -71,6 +71,7 @@ absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
       .given_scales = given ? task.k_scales->scales : nullptr,
       .given_scales_head_stride = given ? task.k_scales->head_stride : 0,
       .given_smoothing = given ? task.k_scales->smoothing : nullptr,
+      .used_blocks = task.used_blocks,
       .k8 = base + layout.k8,
       .scales = reinterpret_cast<float*>(base + layout.scales),
       .smoothing = reinterpret_cast<float*>(base + layout.smoothing),

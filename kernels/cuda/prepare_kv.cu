@@ -193,6 +193,7 @@ __global__ void __launch_bounds__(kThreads) CopyGivenKeys(const PrepareKeysArgs 
         channel < args.head_dim ? args.given_smoothing[head * args.head_dim + channel] : 0.0F;
   }
   if (blocks == 0) return;
+  if (args.used_blocks != nullptr && (args.used_blocks[block / 8] >> (block % 8) & 1) == 0) return;
   if (threadIdx.x == 0) {
     args.scales[blockIdx.x] = args.given_scales[head * args.given_scales_head_stride + block];
   }

@@ -22,6 +22,8 @@ struct PrepareKeysArgs {
   const float* given_scales = nullptr;        // [num_heads, blocks]
   std::int64_t given_scales_head_stride = 0;  // in floats
   const float* given_smoothing = nullptr;     // [num_heads, head_dim]
+  // Then also: blocks to be copied, bit n % 8 of byte n / 8; nullptr for all.
+  const std::uint8_t* used_blocks = nullptr;
 
   // [num_heads, blocks, 64, padded_dim], zeros past head_dim and length_k; each block a swizzled
   // tile (swizzled_tile.cuh).

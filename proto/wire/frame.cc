@@ -86,13 +86,16 @@ std::span<const std::byte> FrameReader::Next(std::size_t limit) {
   return {begin, size};
 }
 
-std::uint32_t FrameReader::CopyTo(std::span<std::byte> destination, bool with_crc) {
+std::uint32_t FrameReader::CopyTo(std::span<const std::span<std::byte>> destinations,
+                                  bool with_crc) {
   std::uint32_t crc = 0;
-  while (!destination.empty()) {
-    const std::span<const std::byte> piece = Next(destination.size());
-    std::memcpy(destination.data(), piece.data(), piece.size());
-    if (with_crc) crc = ExtendCrc32c(crc, destination.data(), piece.size());
-    destination = destination.subspan(piece.size());
+  for (std::span<std::byte> destination : destinations) {
+    while (!destination.empty()) {
+      const std::span<const std::byte> piece = Next(destination.size());
+      std::memcpy(destination.data(), piece.data(), piece.size());
+      if (with_crc) crc = ExtendCrc32c(crc, destination.data(), piece.size());
+      destination = destination.subspan(piece.size());
+    }
   }
   return crc;
 }

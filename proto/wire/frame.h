@@ -46,7 +46,11 @@ class FrameReader {
 
   // Copies the next bytes, as many as `destination` holds, of which there must be that many.
   // Returns their crc32c, or 0 where `with_crc` is false. The one copy that payload undergoes.
-  std::uint32_t CopyTo(std::span<std::byte> destination, bool with_crc = false);
+  std::uint32_t CopyTo(std::span<std::byte> destination, bool with_crc = false) {
+    return CopyTo(std::span(&destination, 1), with_crc);
+  }
+  // The same to several places, one after another.
+  std::uint32_t CopyTo(std::span<const std::span<std::byte>> destinations, bool with_crc = false);
 
   std::size_t left() const { return left_; }
 

@@ -92,6 +92,7 @@ class PrequantizedTest : public ServerFixture {
       const Answer plain = Attend(problem, data, false);
       const Answer quantized = Attend(problem, data, true);
       EXPECT_TRUE(SameBits(plain.output, quantized.output));
+      if (!problem.seqlens_k.empty()) continue;  // blocks past the lengths may stay at the client
       EXPECT_EQ(plain.report.bytes_in, data.q.size() + data.k.size() + data.v.size());
       EXPECT_EQ(quantized.report.bytes_in, data.q.size() / 2 + data.k.size() / 2 + data.v.size());
     }

@@ -93,7 +93,8 @@ class ServedAttention : public ServerFixture {
     if (!c.causal && c.seqlens_k.empty()) {
       EXPECT_NEAR(report->block_density, want_density, 1e-9);
     }
-    EXPECT_EQ(report->bytes_in, data.q.size() + data.k.size() + data.v.size());
+    // Streams leave out the keys and values that no query reads.
+    EXPECT_LE(report->bytes_in, data.q.size() + data.k.size() + data.v.size());
   }
 
   std::unique_ptr<Client> client_;

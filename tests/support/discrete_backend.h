@@ -65,7 +65,8 @@ class DiscreteStream final : public ForwardingStream {
   bool Holds(const KvTask& task) const {
     const KeyScales scales = task.k_scales.value_or(KeyScales());
     return ranges_.Holds(task.k.data) && ranges_.Holds(task.v.data) &&
-           ranges_.Holds(scales.scales) && ranges_.Holds(scales.smoothing);
+           ranges_.Holds(scales.scales) && ranges_.Holds(scales.smoothing) &&
+           ranges_.Holds(task.used_blocks);
   }
   bool Holds(const AttendTask& task) const {
     const QueryScales scales = task.q_scales.value_or(QueryScales());

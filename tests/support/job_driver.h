@@ -21,9 +21,9 @@ inline std::optional<server::UnitWork> SendUnit(server::AttendJob& job, std::uin
   for (const auto& [piece, bytes] : pieces) {
     for (std::uint64_t offset = 0; offset < bytes;) {
       const std::uint64_t size = std::min(chunk, bytes - offset);
-      auto destination = job.Receive(piece, index, offset, size);
-      if (!destination.ok()) return std::nullopt;
-      std::memset(destination->data(), 0, destination->size());
+      auto places = job.Receive(piece, index, offset, size);
+      if (!places.ok()) return std::nullopt;
+      for (const std::span<std::byte> place : *places) std::memset(place.data(), 0, place.size());
       offset += size;
     }
   }

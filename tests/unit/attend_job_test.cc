@@ -79,13 +79,25 @@ TEST_F(AttendJobTest, AClientWithinItsWindowIsNeverHeldBack) {
   for (int round = 0; round < 100; ++round) {
     JobSpec spec = Spec(1 + random() % 8, 1 + random() % 3000, 8 * (1 + random() % 16));
     const AttentionProblem& problem = spec.problem;
-    if (random() % 2 == 0) {
+    const bool int8 = random() % 2 == 0;
+    if (int8 && random() % 2 == 0) {
       spec.quantized.q.resize(problem.lse_elements());
       spec.quantized.q_dots.resize(problem.lse_elements());
     }
-    if (random() % 2 == 0) {
+    if (int8 && random() % 2 == 0) {
       spec.quantized.k.resize(problem.num_heads_kv * problem.blocks_k());
       spec.quantized.smoothing.resize(problem.num_heads_kv * problem.head_dim);
+    }
+    std::optional<UsedBlocks> used;
+    MayLeaveOut may;
+    if (random() % 2 == 0) {
+      spec.omit_unused_kv = true;
+      if (!int8) spec.problem.precision = Precision::kFp16;
+      const BlockMask mask = *BlockMask::FromPattern(problem, SlidingWindowPattern{});
+      spec.mask_bytes = mask.bits().size();
+      spec.make_mask = [mask] { return mask; };
+      used.emplace(problem, mask);
+      may = UnusedMayBeLeftOut(problem.precision, !spec.quantized.k.empty());
     }
     resources_.plan_limits.unit_bytes = std::uint64_t{1} << (10 + random() % 12);
     auto job = Create(std::move(spec), std::uint64_t{1} << (10 + random() % 14));
@@ -95,7 +107,20 @@ TEST_F(AttendJobTest, AClientWithinItsWindowIsNeverHeldBack) {
     std::uint32_t next_answer = 0;
     std::vector<UnitWork> running;
     for (std::uint32_t i = 0; i < units.size(); ++i) {
-      const std::uint64_t payload = units[i].payload_bytes();
+      const std::uint64_t payload = units[i].payload_bytes();  // what is left out counts, too
+      std::uint64_t k_bytes = units[i].k_bytes;
+      std::uint64_t v_bytes = units[i].v_bytes;
+      if (used.has_value()) {
+        std::uint64_t rows = 0;
+        for (const RowRange& some :
+             used->RowsOf(units[i].batch, units[i].kv_head_begin, units[i].kv_head_count)) {
+          rows += some.count;
+        }
+        const std::uint64_t seqlen_k = (*job)->problem().seqlen_k;
+        if (may.k) k_bytes = k_bytes / seqlen_k * rows;
+        if (may.v) v_bytes = v_bytes / seqlen_k * rows;
+      }
+      const std::uint64_t omitted = units[i].k_bytes - k_bytes + units[i].v_bytes - v_bytes;
       // Send a first byte as early as the window allows, the rest only once all of it fits.
       const auto answer_one = [&] {
         ASSERT_LT(next_answer, i);
@@ -103,14 +128,14 @@ TEST_F(AttendJobTest, AClientWithinItsWindowIsNeverHeldBack) {
         running.erase(running.begin());
         (*job)->OutputSent(next_answer++);
       };
-      while (unanswered + 1 > (*job)->window_bytes()) answer_one();
+      while (unanswered + omitted + 1 > (*job)->window_bytes()) answer_one();
       ASSERT_TRUE((*job)->CanReceive());
       ASSERT_TRUE((*job)->Receive(Piece::kQ, i, 0, 1).ok());
       while (unanswered + payload > (*job)->window_bytes()) answer_one();
       for (const auto& [piece, begin, bytes] :
            {std::tuple(Piece::kQ, std::uint64_t{1}, units[i].q_bytes - 1),
-            std::tuple(Piece::kK, std::uint64_t{0}, units[i].k_bytes),
-            std::tuple(Piece::kV, std::uint64_t{0}, units[i].v_bytes)}) {
+            std::tuple(Piece::kK, std::uint64_t{0}, k_bytes),
+            std::tuple(Piece::kV, std::uint64_t{0}, v_bytes)}) {
         if (bytes == 0) continue;
         ASSERT_TRUE((*job)->CanReceive());
         ASSERT_TRUE((*job)->Receive(piece, i, begin, bytes).ok());
@@ -122,6 +147,7 @@ TEST_F(AttendJobTest, AClientWithinItsWindowIsNeverHeldBack) {
       ASSERT_LE(pool_.in_use_bytes(), admission_.host().reserved());
     }
     running.clear();
+    ASSERT_TRUE((*job)->payload_complete());
   }
   EXPECT_EQ(pool_.in_use_bytes(), 0u);
 }

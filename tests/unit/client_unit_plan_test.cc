@@ -60,15 +60,13 @@ TEST(ClientUnitPlanTest, LocatesEveryByteOnce) {
     const AttentionProblem problem = Problem(layout);
     const auto plan = CheckPlan(problem, {problem.num_heads_q, problem.num_heads_kv}, GoodPlan());
     ASSERT_TRUE(plan.ok()) << plan.status();
-    const auto expect_cover = [&](PieceRuns PlannedUnit::*piece, std::int64_t bytes) {
+    const auto expect_cover = [&](TensorPiece PlannedUnit::*piece, std::int64_t bytes) {
       std::vector<int> seen(bytes);
       for (const PlannedUnit& unit : plan->units) {
-        const PieceRuns& runs = unit.*piece;
-        for (std::int64_t run = 0; run < runs.count; ++run) {
-          for (std::int64_t i = 0; i < runs.run_bytes; ++i) {
-            ++seen.at(runs.offset + run * runs.stride_bytes + i);
-          }
-        }
+        (unit.*piece)
+            .ForEachRun(0, (unit.*piece).bytes(), [&](std::int64_t at, auto, std::int64_t size) {
+              for (std::int64_t i = 0; i < size; ++i) ++seen.at(at + i);
+            });
       }
       EXPECT_EQ(seen, std::vector<int>(bytes, 1));
     };
@@ -99,7 +97,7 @@ TEST(ClientUnitPlanTest, SendsUnitsInOrderAndEveryByteOnce) {
       EXPECT_GE(chunk.unit, unit);
       EXPECT_GT(chunk.size, 0);
       EXPECT_LE(chunk.size, chunk_bytes);
-      EXPECT_LE(chunk.offset + chunk.size, chunk.runs.bytes());
+      EXPECT_LE(chunk.offset + chunk.size, chunk.piece->bytes());
       unit = chunk.unit;
       sent += chunk.size;
     }

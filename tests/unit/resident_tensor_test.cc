@@ -148,7 +148,7 @@ class ResidentTensorTest : public ::testing::TestWithParam<DeviceMemory> {
         auto to = (*job)->Receive(piece, i, 0, bytes);
         EXPECT_TRUE(to.ok()) << to.status();
         if (!to.ok()) return {to.status(), {}, 0, 0};
-        CopyPiece(problem, unit, piece != Piece::kQ, *whole, *to);
+        CopyPiece(problem, unit, piece != Piece::kQ, *whole, to->front());
         submit();
       }
     }
