@@ -2,10 +2,13 @@
 #ifndef SAGE_SERVER_TRANSFER_H_
 #define SAGE_SERVER_TRANSFER_H_
 
+#include <condition_variable>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -18,12 +21,14 @@ namespace sage::server {
 // Thread-safe. Destruction waits for what runs.
 class Transfer {
  public:
-  // Called once, on a thread of the backend, when the copy is over; must not block, nor call into
-  // the backend. Not called where the copy could not be started.
+  // Called once, on the transfer's thread, when the copy is over; must not block for long. What it
+  // lets go of may be freed there, which the threads of a backend would not allow. Not called where
+  // the copy could not be started.
   using Done = std::function<void(absl::Status)>;
 
   // `backend` outlives the transfer.
   static absl::StatusOr<std::unique_ptr<Transfer>> Create(Backend& backend);
+  ~Transfer();
 
   // Memory stays valid until `done`.
   absl::Status ToDevice(std::byte* device, const std::byte* host, std::size_t bytes, Done done);
@@ -33,13 +38,21 @@ class Transfer {
 
  private:
   Transfer(Memory zeros, std::unique_ptr<Stream> stream)
-      : zeros_(std::move(zeros)), stream_(std::move(stream)) {}
+      : zeros_(std::move(zeros)), stream_(std::move(stream)), thread_([this] { Run(); }) {}
 
   absl::Status Finish(absl::Status copies, Done done);
+  // Calls what is over, in order, until an empty one comes.
+  void Run();
+  void Enqueue(std::function<void()> over);
 
   const Memory zeros_;  // host memory, copied from
   std::mutex mutex_;    // keeps copies and their callbacks together
-  const std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> stream_;
+
+  std::mutex over_mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> over_;  // guarded by over_mutex_
+  std::thread thread_;
 };
 
 }  // namespace sage::server
