@@ -23,15 +23,27 @@ void StallWatch::Add(Stallable* call) {
 }
 
 void StallWatch::Remove(Stallable* call) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   calls_.erase(call);
+  if (std::this_thread::get_id() == thread_.get_id()) return;
+  asked_.wait(lock, [&] { return asking_ != call; });
 }
 
 void StallWatch::Run() {
   std::unique_lock lock(mutex_);
   while (!wake_.wait_for(lock, period_, [this] { return stopping_; })) {
     const auto now = std::chrono::steady_clock::now();
-    for (Stallable* call : calls_) call->CheckStall(now);
+    // Calls may come and go meanwhile.
+    for (auto next = calls_.begin(); next != calls_.end();) {
+      Stallable* const call = *next;
+      asking_ = call;
+      lock.unlock();
+      call->CheckStall(now);
+      lock.lock();
+      asking_ = nullptr;
+      asked_.notify_all();
+      next = calls_.upper_bound(call);
+    }
   }
 }
 

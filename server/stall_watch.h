@@ -24,7 +24,9 @@ class StallWatch {
   explicit StallWatch(std::chrono::milliseconds stall_timeout);
   ~StallWatch();
   void Add(Stallable* call);
-  void Remove(Stallable* call);  // `call` is not touched any more once this returns
+  // `call` is not touched any more once this returns. Waits where it is just being asked, unless by
+  // what it does then.
+  void Remove(Stallable* call);
 
  private:
   void Run();
@@ -32,8 +34,11 @@ class StallWatch {
   const std::chrono::milliseconds period_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::set<Stallable*> calls_;  // guarded by mutex_
-  bool stopping_ = false;       // guarded by mutex_
+  std::condition_variable asked_;
+  // Guarded by mutex_, which is not held while a call is asked.
+  std::set<Stallable*> calls_;
+  const Stallable* asking_ = nullptr;
+  bool stopping_ = false;
   std::thread thread_;
 };
 
