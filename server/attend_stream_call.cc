@@ -6,14 +6,12 @@
 //   engine     -> unit computed: queue its output          -> write on while there is output
 //   OnWriteDone-> last chunk of a unit: its memory is back -> read on
 //
-// The first error, cancellation or stall decides the final status; the call then waits for its
-// units to leave the engine and for a write in flight, and finishes exactly once.
+// At its end the call waits for its units to leave the engine and for a write in flight.
 #include "server/attend_stream_call.h"
 
 #include <algorithm>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <utility>
@@ -21,28 +19,21 @@
 #include "absl/strings/str_cat.h"
 #include "proto/wire/crc32c.h"
 #include "proto/wire/frame.h"
-#include "server/call_record.h"
 #include "server/codec.h"
 #include "server/errors.h"
-#include "server/grpc_status.h"
 #include "server/output_slice.h"
+#include "server/streaming_call.h"
 
 namespace sage::server {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
-                               public Stallable {
+class AttendStreamCall final
+    : public StreamingCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
   AttendStreamCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context)
-      : core_(core),
-        caller_(std::move(caller)),
-        context_(context),
-        record_("AttendStream", context) {
-    core_.stalls.Add(this);
-    const std::lock_guard lock(mutex_);
-    Read();
+      : StreamingCall(core, std::move(caller), context, "AttendStream") {
+    Watch();
+    Step([] {});  // begins to read
   }
 
   void OnReadDone(bool ok) override {
@@ -73,27 +64,15 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     });
   }
 
-  void OnCancel() override {
-    Step([&] { Fail(record_.ClientLeft()); });
-  }
-
-  void OnDone() override {
-    core_.stalls.Remove(this);
-    // The last step was taken under the lock, on another thread.
-    { const std::lock_guard lock(mutex_); }
-    delete this;
-  }
-
   void CheckStall(Clock::time_point now) override {
     Step([&] {
       if (job_ != nullptr && !PayloadComplete() && now >= job_->context()->deadline) {
         Fail(absl::DeadlineExceededError("the deadline passed before all payload had come"));
-      } else if (writing_ && now - write_started_ > core_.stall_timeout) {
-        Stall("did not read its output");
+      } else if (writing_) {
+        if (!Stall(write_started_, now, "did not read its output")) return;
         context_.TryCancel();  // or the write would never end
-      } else if (reading_ && !writing_ && units_running_ == 0 && !PayloadComplete() &&
-                 now - read_started_ > core_.stall_timeout) {
-        Stall("sent nothing");
+      } else if (reading_ && units_running_ == 0 && !PayloadComplete()) {
+        Stall(read_started_, now, "sent nothing");
       }
     });
   }
@@ -106,47 +85,21 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     std::uint64_t sent = 0;
   };
 
-  // Runs `change` on the state, then starts whatever can go on. Finish() may free this object, so
-  // it is the last thing done.
-  template <typename Change>
-  void Step(Change change) {
-    std::unique_lock lock(mutex_);
-    if (finished_) return;
-    change();
-    if (!status_.has_value()) Fail(SubmitReady());
-    if (!status_.has_value()) {
-      Write();
-      Read();
-      return;
-    }
-    if (writing_ || units_running_ > 0) return;
-    finished_ = true;
-    const absl::Status status = *status_;
-    record_.Close(status, job_.get(), core_.metrics);
-    // Memory is back, and the request counted, before the client sees the end.
+  void GoOn() override {
+    Fail(SubmitReady());
+    if (decided()) return;
+    Write();
+    Read();
+  }
+  bool Busy() const override { return writing_ || units_running_ > 0; }
+  void Failed() override {
+    if (job_ != nullptr) job_->engine().Cancel(*job_->context());
+  }
+  void Release() override {
     sending_.clear();
     job_.reset();
-    caller_.stream.Release();
-    lock.unlock();
-    Finish(ToGrpcStatus(status));
   }
-
-  // The first decision stands.
-  void Decide(absl::Status status) {
-    if (status_.has_value()) return;
-    status_ = std::move(status);
-    if (job_ != nullptr && !status_->ok()) job_->engine().Cancel(*job_->context());
-  }
-  void Fail(absl::Status status) {
-    if (!status.ok()) Decide(std::move(status));
-  }
-
-  void Stall(const char* what) {
-    if (status_.has_value()) return;
-    record_.Stalled();
-    Fail(absl::DeadlineExceededError(
-        absl::StrCat("stalled: the client ", what, " for ", core_.stall_timeout.count(), " ms")));
-  }
+  const AttendJob* job() const override { return job_.get(); }
 
   bool PayloadComplete() const { return job_ != nullptr && job_->payload_complete(); }
 
@@ -237,7 +190,7 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     Step([&] {
       --units_running_;
       Fail(result.status);
-      if (status_.has_value()) return;
+      if (decided()) return;
       record_.UnitDone(result.timings);
       sending_.push_back(
           {result.unit,
@@ -296,16 +249,8 @@ class AttendStreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, 
     return frame;
   }
 
-  AttentionCore& core_;
-  Caller caller_;
-  grpc::CallbackServerContext& context_;
-
-  std::mutex mutex_;
-  // All guarded by mutex_.
+  // All guarded by the lock of steps.
   std::unique_ptr<AttendJob> job_;  // null until the header was accepted, and after the end
-  CallRecord record_;
-  std::optional<absl::Status> status_;  // the final status, once decided
-  bool finished_ = false;               // Finish() was called
 
   grpc::ByteBuffer in_;
   bool reading_ = false;       // a read is in flight

@@ -2,29 +2,24 @@
 // writes there, else from a slab that it has been copied to. So the transport, which lets go of
 // slices when it likes, never keeps a request from writing.
 //
-// The first error, cancellation or stall decides the final status; the call then waits for a copy
-// or write in flight and finishes exactly once.
+// At its end the call waits for a copy or write in flight.
 #include "server/get_call.h"
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/wire/frame.h"
 #include "sage/v1/tensors.pb.h"
-#include "server/call_record.h"
 #include "server/errors.h"
-#include "server/grpc_status.h"
+#include "server/streaming_call.h"
 #include "server/tensor_codec.h"
 #include "server/tensor_lookup.h"
 
 namespace sage::server {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Soon enough to find the request that writes ended.
 constexpr std::chrono::milliseconds kRetryDelay{10};
@@ -46,13 +41,13 @@ grpc::Slice SliceOf(std::shared_ptr<Owner> owner, const std::byte* data, std::ui
           [](void* raw) { delete static_cast<std::shared_ptr<Owner>*>(raw); }, held.release()};
 }
 
-class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Stallable {
+class GetCall final : public StreamingCall<grpc::ServerWriteReactor<grpc::ByteBuffer>> {
  public:
   GetCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context,
           const grpc::ByteBuffer& request)
-      : core_(core), caller_(std::move(caller)), context_(context), record_("Get", context) {
+      : StreamingCall(core, std::move(caller), context, "Get") {
     Step([&] { Fail(Begin(request)); });
-    core_.stalls.Add(this);  // which may call at once
+    Watch();
   }
 
   void OnWriteDone(bool ok) override {
@@ -63,55 +58,22 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     });
   }
 
-  void OnCancel() override {
-    Step([&] { Fail(record_.ClientLeft()); });
-  }
-
-  void OnDone() override {
-    core_.stalls.Remove(this);
-    // The last step was taken under the lock, on another thread.
-    { const std::lock_guard lock(mutex_); }
-    delete this;
-  }
-
   void CheckStall(Clock::time_point now) override {
     Step([&] {
-      if (!writing_ || now - write_started_ <= core_.stall_timeout || status_.has_value()) return;
-      record_.Stalled();
-      Fail(absl::DeadlineExceededError(absl::StrCat("stalled: the client did not read for ",
-                                                    core_.stall_timeout.count(), " ms")));
+      if (!writing_ || !Stall(write_started_, now, "did not read")) return;
       context_.TryCancel();  // or the write would never end
     });
   }
 
  private:
-  // Runs `change` on the state, then starts whatever can go on. Finish() may free this object, so
-  // it is the last thing done.
-  template <typename Change>
-  void Step(Change change) {
-    std::unique_lock lock(mutex_);
-    if (finished_) return;
-    change();
-    if (!status_.has_value() && !writing_ && !copying_) Fail(Continue());
-    if (!status_.has_value() || writing_ || copying_) return;
-    finished_ = true;
-    const absl::Status status = *status_;
-    record_.Close(status, nullptr, core_.metrics);
-    // Memory is back, and others may write, before the client sees the end.
+  void GoOn() override {
+    if (!Busy()) Fail(Continue());
+  }
+  bool Busy() const override { return writing_ || copying_; }
+  void Release() override {
     tensor_.reset();
-    access_.reset();
+    access_.reset();  // others may write
     ticket_.reset();
-    caller_.stream.Release();
-    lock.unlock();
-    Finish(ToGrpcStatus(status));
-  }
-
-  // The first decision stands.
-  void Decide(absl::Status status) {
-    if (!status_.has_value()) status_ = std::move(status);
-  }
-  void Fail(absl::Status status) {
-    if (!status.ok()) Decide(std::move(status));
   }
 
   const std::byte* data() const {
@@ -176,7 +138,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
           Step([&] {
             copying_ = false;
             Fail(std::move(copied));
-            if (!status_.has_value()) WriteChunk(SliceOf(staged, staged->slab.data(), size));
+            if (!decided()) WriteChunk(SliceOf(staged, staged->slab.data(), size));
           });
         });
     if (!status.ok()) copying_ = false;
@@ -199,15 +161,7 @@ class GetCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public 
     StartWrite(&out_);
   }
 
-  AttentionCore& core_;
-  Caller caller_;
-  grpc::CallbackServerContext& context_;
-
-  std::mutex mutex_;
-  // All guarded by mutex_.
-  CallRecord record_;
-  std::optional<absl::Status> status_;  // the final status, once decided
-  bool finished_ = false;               // Finish() was called
+  // All guarded by the lock of steps.
   std::optional<ResidentTensor::Access> access_;
   std::optional<Admission::Ticket> ticket_;
   std::shared_ptr<ResidentTensor> tensor_;

@@ -4,41 +4,31 @@
 //              -> chunk: copy it in                                       -> read on
 //              -> half-close: publish, answer
 //
-// The first error, cancellation or stall decides the final status; the call then waits for a copy
-// in flight and finishes exactly once.
+// At its end the call waits for a copy in flight.
 #include "server/put_call.h"
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/wire/frame.h"
 #include "sage/v1/tensors.pb.h"
-#include "server/call_record.h"
 #include "server/errors.h"
-#include "server/grpc_status.h"
+#include "server/streaming_call.h"
 #include "server/tensor_codec.h"
 
 namespace sage::server {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public Stallable {
+class PutCall final : public StreamingCall<grpc::ServerReadReactor<grpc::ByteBuffer>> {
  public:
   PutCall(AttentionCore& core, Caller caller, grpc::CallbackServerContext& context,
           grpc::ByteBuffer& response)
-      : core_(core),
-        caller_(std::move(caller)),
-        context_(context),
-        response_(response),
-        record_("Put", context) {
-    core_.stalls.Add(this);
-    const std::lock_guard lock(mutex_);
-    Read();
+      : StreamingCall(core, std::move(caller), context, "Put"), response_(response) {
+    Watch();
+    Step([] {});  // begins to read
   }
 
   void OnReadDone(bool ok) override {
@@ -56,55 +46,19 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
     });
   }
 
-  void OnCancel() override {
-    Step([&] { Fail(record_.ClientLeft()); });
-  }
-
-  void OnDone() override {
-    core_.stalls.Remove(this);
-    // The last step was taken under the lock, on another thread.
-    { const std::lock_guard lock(mutex_); }
-    delete this;
-  }
-
   void CheckStall(Clock::time_point now) override {
     Step([&] {
-      if (!reading_ || now - read_started_ <= core_.stall_timeout || status_.has_value()) return;
-      record_.Stalled();
-      Fail(absl::DeadlineExceededError(absl::StrCat("stalled: the client sent nothing for ",
-                                                    core_.stall_timeout.count(), " ms")));
+      if (reading_) Stall(read_started_, now, "sent nothing");
     });
   }
 
  private:
-  template <typename Change>
-  void Step(Change change) {
-    std::unique_lock lock(mutex_);
-    if (finished_) return;
-    change();
-    if (!status_.has_value()) {
-      Read();
-      return;
-    }
-    if (copying_) return;
-    finished_ = true;
-    const absl::Status status = *status_;
-    record_.Close(status, nullptr, core_.metrics);
-    // Memory is back, and the call counted, before the client sees the end.
+  void GoOn() override { Read(); }
+  bool Busy() const override { return copying_; }
+  void Release() override {
     tensor_.reset();
     staging_.Reset();
     ticket_.reset();
-    caller_.stream.Release();
-    lock.unlock();
-    Finish(ToGrpcStatus(status));
-  }
-
-  // The first decision stands.
-  void Decide(absl::Status status) {
-    if (!status_.has_value()) status_ = std::move(status);
-  }
-  void Fail(absl::Status status) {
-    if (!status.ok()) Decide(std::move(status));
   }
 
   void Read() {
@@ -250,17 +204,9 @@ class PutCall final : public grpc::ServerReadReactor<grpc::ByteBuffer>, public S
     grpc::SerializationTraits<v1::PutResponse>::Serialize(response, &response_, &own_buffer);
   }
 
-  AttentionCore& core_;
-  Caller caller_;
-  grpc::CallbackServerContext& context_;
   grpc::ByteBuffer& response_;
 
-  std::mutex mutex_;
-  // All guarded by mutex_.
-  CallRecord record_;
-  std::optional<absl::Status> status_;  // the final status, once decided
-  bool finished_ = false;               // Finish() was called
-
+  // All guarded by the lock of steps.
   PutSpec spec_;
   std::shared_ptr<ResidentTensor> tensor_;  // null until the spec was accepted, and after the end
   std::optional<Admission::Ticket> ticket_;
