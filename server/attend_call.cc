@@ -199,23 +199,56 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
     return MakeFrame(response, parts);
   }
 
-  // A whole tensor, from the units that hold it.
+  // A whole tensor, from the units that hold it: in place, or gathered where it would be many small
+  // slices, whose bookkeeping could take more memory than what they hold.
   std::vector<grpc::Slice> Collect(Piece piece) {
+    std::uint64_t bytes = 0;
+    bool scattered = false;
+    for (const Unit& unit : job_->units()) {
+      bytes += piece == Piece::kLse ? unit.lse_bytes : unit.out_bytes;
+      const PieceRuns runs = RunsOf(*job_, unit, piece);
+      scattered |= runs.count > 1 && runs.run_bytes < kWorthASlice;
+    }
+    if (bytes == 0) return {};
+    if (scattered) return {Gathered(piece, bytes)};
     std::map<std::int64_t, grpc::Slice> by_place;
     for (std::uint32_t index = 0; index < outputs_.size(); ++index) {
       const Unit& unit = job_->units()[index];
-      const std::uint64_t begin = piece == Piece::kLse ? unit.out_bytes : 0;
-      if ((piece == Piece::kLse ? unit.lse_bytes : unit.out_bytes) == 0) continue;
       const PieceRuns runs = RunsOf(*job_, unit, piece);
       for (std::int64_t run = 0; run < runs.count; ++run) {
         by_place[runs.offset + run * runs.stride_bytes] =
-            SliceOf(outputs_[index], begin + run * runs.run_bytes, runs.run_bytes);
+            SliceOf(outputs_[index], BeginOf(unit, piece) + run * runs.run_bytes, runs.run_bytes);
       }
     }
     std::vector<grpc::Slice> slices;
     slices.reserve(by_place.size());
     for (auto& [place, slice] : by_place) slices.push_back(std::move(slice));
     return slices;
+  }
+
+  // A whole tensor of `bytes` bytes, no more than an answer has, copied together. It takes the
+  // place of the units' slabs in what the request reserved.
+  grpc::Slice Gathered(Piece piece, std::uint64_t bytes) {
+    struct Whole {
+      std::shared_ptr<const Account::Reservation> reservation;
+      std::vector<std::byte> data;
+    };
+    auto whole =
+        std::make_unique<Whole>(Whole{job_->host_reservation(), std::vector<std::byte>(bytes)});
+    for (std::uint32_t index = 0; index < outputs_.size(); ++index) {
+      const Unit& unit = job_->units()[index];
+      const PieceRuns runs = RunsOf(*job_, unit, piece);
+      ScatterPiece(runs, outputs_[index]->slab.data() + BeginOf(unit, piece), 0, runs.bytes(),
+                   whole->data.data());
+    }
+    record_.PayloadCopied(bytes);
+    std::byte* const data = whole->data.data();
+    return {data, bytes, [](void* owner) { delete static_cast<Whole*>(owner); }, whole.release()};
+  }
+
+  // Where a piece begins in a unit's output.
+  static std::uint64_t BeginOf(const Unit& unit, Piece piece) {
+    return piece == Piece::kLse ? unit.out_bytes : 0;
   }
 
   // Nothing runs any more. Finish() may free this object.
@@ -237,6 +270,8 @@ class AttendCall final : public grpc::ServerUnaryReactor, public Stallable {
     Finish(ToGrpcStatus(status));
   }
 
+  // In bytes; a slice costs some 200 of bookkeeping here and in gRPC.
+  static constexpr std::int64_t kWorthASlice = 16 << 10;
   static constexpr std::array<Piece, 3> kPieces = {Piece::kQ, Piece::kK, Piece::kV};
 
   AttentionCore& core_;

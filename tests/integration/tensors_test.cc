@@ -378,6 +378,31 @@ TEST_P(Tensors, ServeAsEveryOperandAndAsOutput) {
   EXPECT_EQ(MustStat(out).generation(), 2u);
 }
 
+// Rows of a few bytes, which are gathered instead of being a slice of the answer each.
+TEST_F(TensorsFixture, TinyInterleavedHeadsComeBackInOrder) {
+  server::ServerOptions options = TestServerOptions();
+  options.unit_bytes = 1;  // a head each
+  Start(DeviceMemory::kUnified, options);
+  AttentionProblem problem = SmallProblem();
+  problem.num_heads_q = 6;
+  problem.num_heads_kv = 3;
+  problem.head_dim = 8;
+  problem.layout = Layout::kNhd;
+  const Sample sample = MakeSample(problem, seed_);
+  const Operands handles = MustPutAll(sample);
+  v1::AttendRequest request;
+  *request.mutable_header() = HeaderFor(problem);
+  *request.mutable_header()->mutable_q()->mutable_handle() = handles.q;
+  *request.mutable_header()->mutable_k()->mutable_handle() = handles.k;
+  *request.mutable_header()->mutable_v()->mutable_handle() = handles.v;
+  const std::uint64_t before = Statistics().payload_bytes_copied();
+  const Answer answer = Attend(request);
+  ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+  EXPECT_TRUE(Right(sample, answer.response.out(), answer.response.lse()));
+  EXPECT_EQ(Statistics().payload_bytes_copied() - before,
+            answer.response.out().size() + answer.response.lse().size());
+}
+
 TEST_P(Tensors, ServeAsMask) {
   Start(GetParam());
   const BlockMask mask = *BlockMask::FromDense(sample_.problem, 1, 4,
