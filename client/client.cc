@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/internal/channels.h"
 #include "client/internal/inline_call.h"
 #include "client/internal/outgoing_request.h"
@@ -52,8 +53,6 @@ absl::Status CheckOptions(const ClientOptions& options) {
   }
   return absl::OkStatus();
 }
-
-absl::Time DeadlineAfter(absl::Duration timeout) { return absl::Now() + timeout; }
 
 // One control call of the Server service.
 template <typename Response, typename Call>
@@ -142,7 +141,7 @@ AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
     done(std::move(status));
     return {};
   }
-  const absl::Time deadline = DeadlineAfter(TimeoutOr(request.timeout));
+  const absl::Time deadline = absl::Now() + TimeoutOr(request.timeout);
   const internal::HeadsInMemory heads{request.problem.num_heads_q, request.problem.num_heads_kv};
   if (internal::InlineMessageBytes(request) <= options_.inline_limit_bytes) {
     return Start(std::move(request), heads, /*is_inline=*/true, deadline, std::move(done));
@@ -186,7 +185,7 @@ AttendCall Client::Start(AttendRequest request, internal::HeadsInMemory heads, b
 
 absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {
   const auto stub = v1::Server::NewStub(channels_.front());
-  return CallServer<v1::ServerInfo>(options_.target, DeadlineAfter(TimeoutOr(timeout)),
+  return CallServer<v1::ServerInfo>(options_.target, absl::Now() + TimeoutOr(timeout),
                                     [&](grpc::ClientContext* context, v1::ServerInfo* response) {
                                       return stub->GetInfo(context, {}, response);
                                     });
@@ -194,7 +193,7 @@ absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {
 
 absl::StatusOr<v1::Statistics> Client::GetStatistics(absl::Duration timeout) {
   const auto stub = v1::Server::NewStub(channels_.front());
-  return CallServer<v1::Statistics>(options_.target, DeadlineAfter(TimeoutOr(timeout)),
+  return CallServer<v1::Statistics>(options_.target, absl::Now() + TimeoutOr(timeout),
                                     [&](grpc::ClientContext* context, v1::Statistics* response) {
                                       return stub->GetStatistics(context, {}, response);
                                     });

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/client.h"
 #include "client/internal/tensor_home.h"
 #include "client/internal/wire_header.h"
@@ -13,8 +14,6 @@
 
 namespace sage {
 namespace {
-
-absl::Time DeadlineAfter(absl::Duration timeout) { return absl::Now() + timeout; }
 
 // Tells a put from all others, so that one that is repeated stores nothing.
 std::string NewKey() {
@@ -98,7 +97,7 @@ absl::StatusOr<RemoteTensor> Client::Keep(std::shared_ptr<internal::TensorState>
                                           const PutOptions& options) {
   SetOptions(options, &state->spec);
   state->idempotency_key = NewKey();
-  if (absl::Status status = home_->Put(state, DeadlineAfter(options.timeout)); !status.ok()) {
+  if (absl::Status status = home_->Put(state, absl::Now() + options.timeout); !status.ok()) {
     return status;
   }
   return RemoteTensor(home_, std::move(state));
@@ -121,11 +120,11 @@ RemoteTensor::~RemoteTensor() {
 std::size_t RemoteTensor::bytes() const { return state_->bytes; }
 
 absl::Status RemoteTensor::Get(void* data, absl::Duration timeout) const {
-  return home_->Get(*state_, static_cast<std::byte*>(data), DeadlineAfter(timeout));
+  return home_->Get(*state_, static_cast<std::byte*>(data), absl::Now() + timeout);
 }
 
 absl::Status RemoteTensor::Restore(absl::Duration timeout) const {
-  return home_->Restore(*state_, DeadlineAfter(timeout));
+  return home_->Restore(*state_, absl::Now() + timeout);
 }
 
 v1::TensorHandle RemoteTensor::handle() const {

@@ -27,30 +27,31 @@ std::int64_t CountBlocks(const std::uint8_t* row, std::int64_t end) {
   return count;
 }
 
-absl::Status Refuse(const std::string& field, const std::string& got, const std::string& allowed) {
+absl::Status RefuseMask(const std::string& field, const std::string& got,
+                        const std::string& allowed) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": got ", got, ", allowed ", allowed));
 }
 
 absl::Status CheckNotNegative(const std::string& field, std::int64_t value) {
   if (value >= 0) return absl::OkStatus();
-  return Refuse(field, absl::StrCat(value), "0 or more");
+  return RefuseMask(field, absl::StrCat(value), "0 or more");
 }
 
 // Size of a mask of `batch` x `heads`, `row_size` bytes a row of blocks.
 absl::Status CheckSize(const AttentionProblem& problem, std::int64_t batch, std::int64_t heads,
                        std::int64_t row_size, std::size_t got_bytes) {
   if (batch != 1 && batch != problem.batch) {
-    return Refuse("mask batch", absl::StrCat(batch), absl::StrCat("1 or ", problem.batch));
+    return RefuseMask("mask batch", absl::StrCat(batch), absl::StrCat("1 or ", problem.batch));
   }
   if (heads != 1 && heads != problem.num_heads_q) {
-    return Refuse("mask heads", absl::StrCat(heads),
-                  absl::StrCat("1 or ", problem.num_heads_q, " (num_heads_q)"));
+    return RefuseMask("mask heads", absl::StrCat(heads),
+                      absl::StrCat("1 or ", problem.num_heads_q, " (num_heads_q)"));
   }
   const std::int64_t bytes = batch * heads * problem.tiles_q() * row_size;
   if (static_cast<std::uint64_t>(bytes) != got_bytes) {
-    return Refuse("mask", absl::StrCat(got_bytes, " bytes"),
-                  absl::StrCat(bytes, " for blocks [", batch, ", ", heads, ", ", problem.tiles_q(),
-                               ", ", problem.blocks_k(), "]"));
+    return RefuseMask("mask", absl::StrCat(got_bytes, " bytes"),
+                      absl::StrCat(bytes, " for blocks [", batch, ", ", heads, ", ",
+                                   problem.tiles_q(), ", ", problem.blocks_k(), "]"));
   }
   return absl::OkStatus();
 }
@@ -135,11 +136,11 @@ absl::Status Fill(const SinkWindowPattern& pattern, const AttentionProblem& /*pr
 absl::Status Fill(const StridedPattern& pattern, const AttentionProblem& /*problem*/,
                   MaskRows* rows) {
   if (pattern.stride_blocks < 1) {
-    return Refuse("stride_blocks", absl::StrCat(pattern.stride_blocks), "1 or more");
+    return RefuseMask("stride_blocks", absl::StrCat(pattern.stride_blocks), "1 or more");
   }
   if (pattern.phase_blocks < 0 || pattern.phase_blocks >= pattern.stride_blocks) {
-    return Refuse("phase_blocks", absl::StrCat(pattern.phase_blocks),
-                  absl::StrCat("0 to ", pattern.stride_blocks - 1));
+    return RefuseMask("phase_blocks", absl::StrCat(pattern.phase_blocks),
+                      absl::StrCat("0 to ", pattern.stride_blocks - 1));
   }
   if (absl::Status status = CheckNotNegative("local_blocks", pattern.local_blocks); !status.ok()) {
     return status;
@@ -155,8 +156,8 @@ absl::Status Fill(const StridedPattern& pattern, const AttentionProblem& /*probl
 
 absl::Status Fill(const BandPattern& pattern, const AttentionProblem& /*problem*/, MaskRows* rows) {
   if (pattern.upper_blocks < pattern.lower_blocks) {
-    return Refuse("upper_blocks", absl::StrCat(pattern.upper_blocks),
-                  absl::StrCat(pattern.lower_blocks, " (lower_blocks) or more"));
+    return RefuseMask("upper_blocks", absl::StrCat(pattern.upper_blocks),
+                      absl::StrCat(pattern.lower_blocks, " (lower_blocks) or more"));
   }
   const std::int64_t lower = ClampDistance(pattern.lower_blocks);
   const std::int64_t upper = ClampDistance(pattern.upper_blocks);
@@ -168,23 +169,24 @@ absl::Status Fill(const BandPattern& pattern, const AttentionProblem& /*problem*
 
 absl::Status Fill(const DocumentPattern& pattern, const AttentionProblem& problem, MaskRows* rows) {
   if (problem.seqlen_q != problem.seqlen_k) {
-    return Refuse("seqlen_q", absl::StrCat(problem.seqlen_q),
-                  absl::StrCat(problem.seqlen_k, " (seqlen_k) with document lengths"));
+    return RefuseMask("seqlen_q", absl::StrCat(problem.seqlen_q),
+                      absl::StrCat(problem.seqlen_k, " (seqlen_k) with document lengths"));
   }
   std::vector<std::int64_t> ends;  // one past the last token of each document
   std::int64_t end = 0;
   for (std::size_t i = 0; i < pattern.lengths.size(); ++i) {
     const std::int64_t length = pattern.lengths[i];
     if (length < 1 || length > problem.seqlen_k - end) {
-      return Refuse(absl::StrCat("lengths[", i, "]"), absl::StrCat(length),
-                    absl::StrCat("1 or more, all adding up to ", problem.seqlen_k, " (seqlen_k)"));
+      return RefuseMask(
+          absl::StrCat("lengths[", i, "]"), absl::StrCat(length),
+          absl::StrCat("1 or more, all adding up to ", problem.seqlen_k, " (seqlen_k)"));
     }
     end += length;
     ends.push_back(end);
   }
   if (end != problem.seqlen_k) {
-    return Refuse("lengths", absl::StrCat("a sum of ", end),
-                  absl::StrCat(problem.seqlen_k, " (seqlen_k)"));
+    return RefuseMask("lengths", absl::StrCat("a sum of ", end),
+                      absl::StrCat(problem.seqlen_k, " (seqlen_k)"));
   }
   for (std::int64_t m = 0; m < rows->tiles(); ++m) {
     // The documents that a tile touches are neighbours, so the keys they hold are one range.
@@ -214,8 +216,8 @@ absl::StatusOr<BlockMask> BlockMask::FromDense(const AttentionProblem& problem, 
        row += mask.row_bytes()) {
     for (std::int64_t n = 0; n < mask.blocks_k_; ++n, ++in) {
       if (*in > 1) {
-        return Refuse(absl::StrCat("mask[", in - dense.data(), "]"), absl::StrCat(int{*in}),
-                      "0 or 1");
+        return RefuseMask(absl::StrCat("mask[", in - dense.data(), "]"), absl::StrCat(int{*in}),
+                          "0 or 1");
       }
       row[n / 8] = static_cast<std::uint8_t>(row[n / 8] | (*in << (n % 8)));
     }

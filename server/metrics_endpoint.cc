@@ -15,7 +15,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kPatience{1};
+constexpr std::chrono::seconds kRequestPatience{1};
 constexpr std::size_t kMaxRequestBytes = 8 << 10;
 constexpr std::uint64_t kMaxConnections = 16;
 
@@ -69,7 +69,7 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Open(
 
 void MetricsEndpoint::Answer(int fd) const {
   const FileDescriptor owned(fd);
-  const Clock::time_point deadline = Clock::now() + kPatience;
+  const Clock::time_point deadline = Clock::now() + kRequestPatience;
   const std::string request = ReadRequest(fd, deadline);
   if (absl::StartsWith(request, "GET /metrics ") || absl::StartsWith(request, "GET /metrics?")) {
     Write(fd, Response("200 OK", text_()), deadline);

@@ -10,7 +10,7 @@ namespace sage::server {
 namespace {
 
 // A call takes tens of milliseconds to seconds.
-constexpr std::chrono::milliseconds kRetryDelay{100};
+constexpr std::chrono::milliseconds kQuotaRetryDelay{100};
 
 }  // namespace
 
@@ -19,7 +19,7 @@ absl::StatusOr<Account::Reservation> Tenant::OpenStream() {
   if (place.has_value()) return *std::move(place);
   return WithRetryDelay(
       LimitReached("tenant.streams", absl::StrCat("all ", streams_.limit(), " are in use")),
-      kRetryDelay);
+      kQuotaRetryDelay);
 }
 
 Tenant& Tenants::Of(const std::string& name) {

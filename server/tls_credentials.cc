@@ -26,7 +26,7 @@ struct Freer {
 using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
 
-absl::Status Refuse(const char* option, const std::string& path, const std::string& why) {
+absl::Status RefuseFile(const char* option, const std::string& path, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(option, ": ", path, ": ", why));
 }
 
@@ -35,9 +35,10 @@ template <typename Object, typename Read>
 absl::StatusOr<Object> ReadPem(const char* option, const std::string& path, const char* what,
                                Read read) {
   const std::unique_ptr<FILE, Freer<std::fclose>> file(std::fopen(path.c_str(), "re"));
-  if (file == nullptr) return Refuse(option, path, std::strerror(errno));
+  if (file == nullptr) return RefuseFile(option, path, std::strerror(errno));
   Object object(read(file.get(), nullptr, nullptr, nullptr));
-  if (object == nullptr) return Refuse(option, path, absl::StrCat("holds no ", what, " in PEM"));
+  if (object == nullptr)
+    return RefuseFile(option, path, absl::StrCat("holds no ", what, " in PEM"));
   return object;
 }
 
@@ -45,7 +46,7 @@ absl::StatusOr<Certificate> ReadCertificate(const char* option, const std::strin
   absl::StatusOr<Certificate> certificate =
       ReadPem<Certificate>(option, path, "certificate", PEM_read_X509);
   if (certificate.ok() && X509_cmp_current_time(X509_get0_notAfter(certificate->get())) < 0) {
-    return Refuse(option, path, "has expired");
+    return RefuseFile(option, path, "has expired");
   }
   return certificate;
 }
@@ -62,7 +63,7 @@ absl::Status Check(const TlsFiles& files) {
       });
   if (!key.ok()) return key.status();
   if (X509_check_private_key(certificate->get(), key->get()) != 1) {
-    return Refuse("tls-key", files.key, absl::StrCat("is not the key of ", files.certificate));
+    return RefuseFile("tls-key", files.key, absl::StrCat("is not the key of ", files.certificate));
   }
   if (files.client_ca.empty()) return absl::OkStatus();
   return ReadCertificate("tls-client-ca", files.client_ca).status();

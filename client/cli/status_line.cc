@@ -9,7 +9,7 @@
 namespace sage::cli {
 namespace {
 
-constexpr std::chrono::milliseconds kInterval{100};
+constexpr std::chrono::milliseconds kRedrawInterval{100};
 
 std::size_t TerminalWidth() {
   winsize size{};
@@ -27,7 +27,7 @@ StatusLine::~StatusLine() {
 
 void StatusLine::Show(const std::string& text) {
   const auto now = std::chrono::steady_clock::now();
-  if (!shown_ || (drawn_ && now - last_ < kInterval)) return;
+  if (!shown_ || (drawn_ && now - last_ < kRedrawInterval)) return;
   drawn_ = true;
   last_ = now;
   std::cerr << '\r' << text.substr(0, TerminalWidth() - 1) << "\x1b[K" << std::flush;

@@ -28,7 +28,7 @@ namespace {
 // Room for the header's small fields, the trailer and the tags of the payload fields.
 constexpr std::size_t kSmallFieldsBytes = 4 << 10;
 
-constexpr char kMethod[] = "/sage.v1.Attention/Attend";
+constexpr char kInlineMethod[] = "/sage.v1.Attention/Attend";
 
 // Of the output that travels.
 std::size_t OutBytes(const AttendRequest& request) {
@@ -102,8 +102,8 @@ AttendCall InlineCall::Start(const std::shared_ptr<InlineCall>& call,
     const std::lock_guard lock(call->mutex_);
     call->context_ = context;
   }
-  grpc::GenericStub(channel).UnaryCall(context.get(), kMethod, {}, &call->message_, &call->answer_,
-                                       [raw = call.get()](grpc::Status status) {
+  grpc::GenericStub(channel).UnaryCall(context.get(), kInlineMethod, {}, &call->message_,
+                                       &call->answer_, [raw = call.get()](grpc::Status status) {
                                          raw->final_status_ = std::move(status);
                                          raw->message_.Clear();
                                          std::shared_ptr<grpc::ClientContext> over;

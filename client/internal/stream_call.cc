@@ -14,7 +14,7 @@
 namespace sage::internal {
 namespace {
 
-constexpr char kMethod[] = "/sage.v1.Attention/AttendStream";
+constexpr char kStreamMethod[] = "/sage.v1.Attention/AttendStream";
 
 absl::Status BrokenProtocol(const std::string& what) {
   return absl::InternalError(absl::StrCat("the server broke the protocol: ", what));
@@ -36,7 +36,7 @@ AttendCall StreamCall::Start(std::shared_ptr<grpc::Channel> channel, const Clien
   auto context = std::make_shared<grpc::ClientContext>();
   if (deadline != absl::InfiniteFuture()) context->set_deadline(absl::ToChronoTime(deadline));
   grpc::GenericStub stub(std::move(channel));
-  stub.PrepareBidiStreamingCall(context.get(), kMethod, {}, call.get());
+  stub.PrepareBidiStreamingCall(context.get(), kStreamMethod, {}, call.get());
   {
     const std::lock_guard lock(call->mutex_);
     call->context_ = std::move(context);

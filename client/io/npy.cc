@@ -16,7 +16,7 @@ namespace {
 constexpr absl::string_view kMagic = "\x93NUMPY";
 constexpr std::size_t kMaxDimensions = 32;  // numpy's own limit
 
-absl::Status Damaged(absl::string_view what) {
+absl::Status DamagedNpy(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("not a usable .npy file: ", what));
 }
 
@@ -43,10 +43,10 @@ class HeaderParser {
   explicit HeaderParser(absl::string_view text) : rest_(text) {}
 
   absl::Status Parse() {
-    if (!Take("{")) return Damaged("its header is no dict");
+    if (!Take("{")) return DamagedNpy("its header is no dict");
     while (!Take("}")) {
       const std::optional<absl::string_view> key = Quoted();
-      if (!key || !Take(":")) return Damaged("its header is no dict");
+      if (!key || !Take(":")) return DamagedNpy("its header is no dict");
       if (*key == "descr" && descr.empty()) {
         const std::optional<absl::string_view> value = Quoted();
         if (!value) {
@@ -57,17 +57,17 @@ class HeaderParser {
       } else if (*key == "fortran_order" && !has_order_) {
         has_order_ = true;
         fortran_order = Take("True");
-        if (!fortran_order && !Take("False")) return Damaged("fortran_order is no bool");
+        if (!fortran_order && !Take("False")) return DamagedNpy("fortran_order is no bool");
       } else if (*key == "shape" && !has_shape_) {
         has_shape_ = true;
-        if (!ParseShape()) return Damaged("its shape is no tuple of lengths");
+        if (!ParseShape()) return DamagedNpy("its shape is no tuple of lengths");
       } else {
-        return Damaged(absl::StrCat("header key '", *key, "'"));
+        return DamagedNpy(absl::StrCat("header key '", *key, "'"));
       }
-      if (!Take(",") && Peek() != '}') return Damaged("its header is no dict");
+      if (!Take(",") && Peek() != '}') return DamagedNpy("its header is no dict");
     }
-    if (!absl::StripAsciiWhitespace(rest_).empty()) return Damaged("its header goes on after }");
-    if (descr.empty() || !has_order_ || !has_shape_) return Damaged("its header lacks a key");
+    if (!absl::StripAsciiWhitespace(rest_).empty()) return DamagedNpy("its header goes on after }");
+    if (descr.empty() || !has_order_ || !has_shape_) return DamagedNpy("its header lacks a key");
     return absl::OkStatus();
   }
 
@@ -121,20 +121,21 @@ class HeaderParser {
 
 absl::StatusOr<TensorView> ParseNpy(std::span<const std::byte> file) {
   const absl::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  if (text.substr(0, kMagic.size()) != kMagic) return Damaged("it does not begin with \\x93NUMPY");
+  if (text.substr(0, kMagic.size()) != kMagic)
+    return DamagedNpy("it does not begin with \\x93NUMPY");
   const auto byte_at = [&](std::size_t i) { return static_cast<std::size_t>(file[i]); };
   const std::size_t version_end = kMagic.size() + 2;
-  if (text.size() < version_end) return Damaged("it ends in its first bytes");
+  if (text.size() < version_end) return DamagedNpy("it ends in its first bytes");
   const std::size_t major = byte_at(kMagic.size());
   if (major != 1 && major != 2) {
-    return Damaged(absl::StrCat("version ", major, "; 1 and 2 are read"));
+    return DamagedNpy(absl::StrCat("version ", major, "; 1 and 2 are read"));
   }
   const std::size_t length_bytes = major == 1 ? 2 : 4;
   const std::size_t header_begin = version_end + length_bytes;
-  if (text.size() < header_begin) return Damaged("it ends in its first bytes");
+  if (text.size() < header_begin) return DamagedNpy("it ends in its first bytes");
   std::size_t header_size = 0;
   for (std::size_t i = 0; i < length_bytes; ++i) header_size |= byte_at(version_end + i) << (8 * i);
-  if (header_size > text.size() - header_begin) return Damaged("it ends within its header");
+  if (header_size > text.size() - header_begin) return DamagedNpy("it ends within its header");
 
   HeaderParser header(text.substr(header_begin, header_size));
   if (absl::Status status = header.Parse(); !status.ok()) return status;
@@ -149,11 +150,11 @@ absl::StatusOr<TensorView> ParseNpy(std::span<const std::byte> file) {
   const auto available = static_cast<std::int64_t>(text.size() - data_begin);
   const std::optional<std::int64_t> bytes = TensorBytes(*type, header.shape);
   if (!bytes || *bytes != available) {
-    return Damaged(absl::StrCat("shape ", ShapeText(header.shape), " of ", Name(*type), " takes ",
-                                bytes ? absl::StrCat(*bytes) : "too many", " bytes, the file has ",
-                                available));
+    return DamagedNpy(absl::StrCat("shape ", ShapeText(header.shape), " of ", Name(*type),
+                                   " takes ", bytes ? absl::StrCat(*bytes) : "too many",
+                                   " bytes, the file has ", available));
   }
-  if (data_begin % SizeOf(*type) != 0) return Damaged("its elements are not aligned");
+  if (data_begin % SizeOf(*type) != 0) return DamagedNpy("its elements are not aligned");
   return TensorView{*type, std::move(header.shape), file.data() + data_begin, *bytes};
 }
 

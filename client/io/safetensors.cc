@@ -16,9 +16,9 @@ using nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
-constexpr std::size_t kMaxDimensions = 32;
+constexpr std::size_t kMaxRank = 32;
 
-absl::Status Damaged(const std::string& what) {
+absl::Status DamagedSafetensors(const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat("not a usable .safetensors file: ", what));
 }
 
@@ -47,20 +47,20 @@ absl::StatusOr<Range> ParseOffsets(const std::string& name, const json& entry,
                                    std::uint64_t data_size) {
   const auto offsets = entry.find("data_offsets");
   if (offsets == entry.end() || !offsets->is_array() || offsets->size() != 2) {
-    return Damaged(absl::StrCat("tensor '", name, "' lacks its data_offsets"));
+    return DamagedSafetensors(absl::StrCat("tensor '", name, "' lacks its data_offsets"));
   }
   const std::optional<std::uint64_t> begin = Unsigned((*offsets)[0]);
   const std::optional<std::uint64_t> end = Unsigned((*offsets)[1]);
   if (!begin || !end || *begin > *end || *end > data_size) {
-    return Damaged(absl::StrCat("tensor '", name, "' lies outside of the file"));
+    return DamagedSafetensors(absl::StrCat("tensor '", name, "' lies outside of the file"));
   }
   return Range{*begin, *end};
 }
 
 absl::StatusOr<std::vector<std::int64_t>> ParseShape(const std::string& name, const json& entry) {
-  const absl::Status bad = Damaged(absl::StrCat("tensor '", name, "' has a bad shape"));
+  const absl::Status bad = DamagedSafetensors(absl::StrCat("tensor '", name, "' has a bad shape"));
   const auto shape = entry.find("shape");
-  if (shape == entry.end() || !shape->is_array() || shape->size() > kMaxDimensions) return bad;
+  if (shape == entry.end() || !shape->is_array() || shape->size() > kMaxRank) return bad;
   std::vector<std::int64_t> dimensions;
   for (const json& value : *shape) {
     const std::optional<std::uint64_t> dimension = Unsigned(value);
@@ -74,13 +74,14 @@ absl::StatusOr<std::vector<std::int64_t>> ParseShape(const std::string& name, co
 
 absl::StatusOr<std::map<std::string, TensorView>> ParseSafetensors(
     std::span<const std::byte> file) {
-  if (file.size() < kLengthBytes) return Damaged("it ends in its first bytes");
+  if (file.size() < kLengthBytes) return DamagedSafetensors("it ends in its first bytes");
   std::uint64_t header_size = 0;
   for (std::uint64_t i = 0; i < kLengthBytes; ++i) {
     header_size |= static_cast<std::uint64_t>(file[i]) << (8 * i);
   }
   if (header_size > kMaxHeaderBytes || header_size > file.size() - kLengthBytes) {
-    return Damaged(absl::StrCat("header of ", header_size, " bytes in a file of ", file.size()));
+    return DamagedSafetensors(
+        absl::StrCat("header of ", header_size, " bytes in a file of ", file.size()));
   }
   const auto* header = reinterpret_cast<const char*>(file.data() + kLengthBytes);
   std::set<std::string> names;
@@ -92,15 +93,16 @@ absl::StatusOr<std::map<std::string, TensorView>> ParseSafetensors(
     return true;
   };
   const json root = json::parse(header, header + header_size, watch_names, false);
-  if (!root.is_object()) return Damaged("its header is no JSON object");
-  if (repeated) return Damaged("a tensor's name comes twice");
+  if (!root.is_object()) return DamagedSafetensors("its header is no JSON object");
+  if (repeated) return DamagedSafetensors("a tensor's name comes twice");
 
   const std::span<const std::byte> data = file.subspan(kLengthBytes + header_size);
   std::map<std::string, TensorView> tensors;
   std::vector<Range> ranges;
   for (const auto& [name, entry] : root.items()) {
     if (name == "__metadata__") continue;
-    if (!entry.is_object()) return Damaged(absl::StrCat("tensor '", name, "' is no JSON object"));
+    if (!entry.is_object())
+      return DamagedSafetensors(absl::StrCat("tensor '", name, "' is no JSON object"));
     absl::StatusOr<Range> range = ParseOffsets(name, entry, data.size());
     if (!range.ok()) return range.status();
     ranges.push_back(*range);
@@ -108,7 +110,7 @@ absl::StatusOr<std::map<std::string, TensorView>> ParseSafetensors(
     if (!shape.ok()) return shape.status();
     const auto dtype = entry.find("dtype");
     if (dtype == entry.end() || !dtype->is_string()) {
-      return Damaged(absl::StrCat("tensor '", name, "' lacks its dtype"));
+      return DamagedSafetensors(absl::StrCat("tensor '", name, "' lacks its dtype"));
     }
     const auto* known = std::find_if(
         std::begin(kFileTypes), std::end(kFileTypes),
@@ -118,8 +120,8 @@ absl::StatusOr<std::map<std::string, TensorView>> ParseSafetensors(
     const std::optional<std::int64_t> bytes = TensorBytes(known->type, *shape);
     const auto available = static_cast<std::int64_t>(range->end - range->begin);
     if (!bytes || *bytes != available) {
-      return Damaged(absl::StrCat("tensor '", name, "' of shape ", ShapeText(*shape), " has ",
-                                  available, " bytes"));
+      return DamagedSafetensors(absl::StrCat("tensor '", name, "' of shape ", ShapeText(*shape),
+                                             " has ", available, " bytes"));
     }
     const std::byte* begin = data.data() + range->begin;
     if (reinterpret_cast<std::uintptr_t>(begin) % SizeOf(known->type) != 0) {
@@ -134,10 +136,10 @@ absl::StatusOr<std::map<std::string, TensorView>> ParseSafetensors(
   });
   std::uint64_t end = 0;
   for (const Range& range : ranges) {
-    if (range.begin != end) return Damaged("its tensors overlap, or leave gaps");
+    if (range.begin != end) return DamagedSafetensors("its tensors overlap, or leave gaps");
     end = range.end;
   }
-  if (end != data.size()) return Damaged("it goes on after its tensors");
+  if (end != data.size()) return DamagedSafetensors("it goes on after its tensors");
   return tensors;
 }
 

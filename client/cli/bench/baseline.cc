@@ -50,7 +50,7 @@ std::vector<std::string> ChangeColumns(const Json& before, const Json& now, cons
           absl::StrFormat("%+.1f%%%s", change, mark)};
 }
 
-std::string ShapeText(const Json& entry) {
+std::string ShapeKey(const Json& entry) {
   const auto number = [&entry](const char* name) { return entry.at(name).get<std::int64_t>(); };
   AttentionProblem problem;
   problem.batch = number("batch");
@@ -78,7 +78,7 @@ absl::StatusOr<Json> ReadBaseline(const std::string& path) {
     // Touches all that PrintChanges() reads.
     for (const Json& entry : run.at("cases")) {
       Key(entry);
-      ShapeText(entry);
+      ShapeKey(entry);
       if (entry.contains("error")) continue;
       TimesOf(entry, "wall");
       TimesOf(entry, "kernel");
@@ -106,7 +106,7 @@ void PrintChanges(const Json& before, const Json& now, std::ostream& out) {
       continue;
     }
     std::vector<std::string>& row = rows.emplace_back();
-    row = {ShapeText(entry), entry.at("precision").get<std::string>(),
+    row = {ShapeKey(entry), entry.at("precision").get<std::string>(),
            entry.at("mask").get<std::string>()};
     for (const char* stage : {"wall", "kernel"}) {
       for (const std::string& text : ChangeColumns(*found->second, entry, stage)) {
