@@ -1,7 +1,7 @@
 # sage_proto_library(NAME PROTOS file... [GRPC file...])
 # Generates C++ for the .proto files (paths relative to proto/) and, for those under GRPC, service code;
 # builds them as static library sage_NAME, alias sage::NAME. Generated headers are included as they lie
-# under proto/, for instance "sage/v1/attention.pb.h".
+# under proto/, for instance "sage/v1/attention.pb.h". Target sage_NAME_sources only generates.
 
 # Newer Protocol Buffers come with their own package file, which also names the libraries that they need.
 find_package(Protobuf CONFIG QUIET)
@@ -34,7 +34,12 @@ function(sage_proto_library name)
       COMMENT "protoc ${proto}" VERBATIM)
     list(APPEND sources ${generated})
   endforeach()
+  add_custom_target(sage_${name}_sources DEPENDS ${sources})
   add_library(sage_${name} STATIC ${sources})
+  # Messages' code has the same names in every file.
+  set(messages ${sources})
+  list(FILTER messages EXCLUDE REGEX "\\.grpc\\.pb\\.cc$")
+  set_source_files_properties(${messages} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   add_library(sage::${name} ALIAS sage_${name})
   target_include_directories(sage_${name} SYSTEM PUBLIC ${out})
   target_link_libraries(sage_${name} PUBLIC protobuf::libprotobuf gRPC::grpc++)

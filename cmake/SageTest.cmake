@@ -1,7 +1,9 @@
+# Target tests_without_grpc builds the tests that ThreadSanitizer can judge, see CONTRIBUTING.md.
+add_custom_target(tests_without_grpc)
+
 # sage_test(NAME LABELS unit|golden|integration|gpu|slow... SOURCES file... DEPS target...
 #           [TIMEOUT seconds])
 # A GoogleTest program tests/NAME registered with ctest, labelled, with the project's warnings.
-
 function(sage_test name)
   cmake_parse_arguments(arg "" "TIMEOUT" "LABELS;SOURCES;DEPS" ${ARGN})
   if(NOT arg_TIMEOUT)
@@ -15,4 +17,7 @@ function(sage_test name)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
                        SKIP_RETURN_CODE 77)
+  if(NOT arg_LABELS MATCHES "integration|grpc|gpu|slow")
+    add_dependencies(tests_without_grpc ${name})
+  endif()
 endfunction()

@@ -61,24 +61,27 @@ configure() { # configure PRESET LOG
   quietly "$2" cmake --preset "$1" -DSAGE_BUILD_TESTS=ON -DPython3_EXECUTABLE="$python"
 }
 
-# The programs' own sources as the release build compiles them. Tests would double the time; the
-# sanitizers judge them.
+# The programs' own sources, those of a library as one, so that headers are read once. Tests would double the
+# time; the sanitizers judge them.
 check_tidy() {
-  local log=$logs/tidy.log
-  configure release "$log" &&
-    quietly "$log" cmake --build --preset release --target sage_proto || return 1
+  local log=$logs/tidy.log folder=$root/build/tidy
+  quietly "$log" cmake --preset release -B "$folder" -DSAGE_BUILD_TESTS=OFF -DCMAKE_UNITY_BUILD=ON \
+    -DCMAKE_UNITY_BUILD_BATCH_SIZE=0 &&
+    quietly "$log" cmake --build "$folder" --target sage_proto_sources || return 1
   "$python" -c '
 import json, sys
-root = sys.argv[1]
-for entry in json.load(open(root + "/build/release/compile_commands.json")):
+for entry in json.load(open(sys.argv[1] + "/compile_commands.json")):
     name = entry["file"]
-    if name.endswith(".cc") and not name.startswith((root + "/build/", root + "/tests/")):
-        print(name)' "$root" |
-    xargs -P "$jobs" -n 1 clang-tidy-14 -p "$root/build/release" --quiet 2>>"$log"
+    if name.endswith((".cc", ".cxx")) and "proto_generated" not in name:
+        print(name)' "$folder" |
+    xargs -P "$jobs" -n 1 clang-tidy-14 -p "$folder" --quiet --checks=-bugprone-suspicious-include \
+      2>>"$log"
 }
 
-build() { # build PRESET LOG
-  configure "$1" "$2" && quietly "$2" cmake --build --preset "$1"
+build() { # build PRESET LOG [OPTION...]
+  local preset=$1 log=$2
+  shift 2
+  configure "$preset" "$log" && quietly "$log" cmake --build --preset "$preset" "$@"
 }
 
 # run_tests PRESET NAME [CTEST OPTION...]: counts every case of every program.
@@ -125,7 +128,7 @@ stage_asan() {
 }
 
 stage_tsan() {
-  one_check build tsan "$logs/tsan.log" &&
+  one_check build tsan "$logs/tsan.log" --target tests_without_grpc &&
     TSAN_OPTIONS=halt_on_error=1 run_tests tsan tsan -LE 'gpu|slow|integration|grpc'
 }
 
