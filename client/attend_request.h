@@ -34,6 +34,14 @@ struct ResidentTensors {
 // formula that the server evaluates.
 using RequestMask = std::variant<std::monostate, const BlockMask*, MaskPattern>;
 
+// What makes int8 elements of spec `sage1` whole: those of kernels/quantize_tensor.h, or of anyone
+// who keeps to the spec. Borrowed until completion.
+struct Sage1Scales {
+  const float* scales = nullptr;         // q: [B, Hq, Sq]; k: [B, Hkv, ceil(Sk/64)]
+  const float* smoothing = nullptr;      // k: c, [B, Hkv, D]
+  const float* dot_smoothing = nullptr;  // q, where lse is wanted: q . c of every row, [B, Hq, Sq]
+};
+
 // One attention. Tensors are whole, packed, in the problem's layout, and borrowed until completion.
 struct AttendRequest {
   AttentionProblem problem;
@@ -51,6 +59,9 @@ struct AttendRequest {
   // first byte is sent, in the call itself also of AttendAsync. Not with Precision::kFp16, nor with
   // a resident q or k (INVALID_ARGUMENT).
   bool prequantize = false;
+  // With `scales` set, q or k holds int8 that was quantised elsewhere. Limits are those of
+  // `prequantize`, with which this does not go.
+  Sage1Scales q_scales, k_scales;
 
   RequestMask mask;
 

@@ -229,9 +229,9 @@ std::size_t InlineMessageBytes(const AttendRequest& request) {
   const std::size_t lengths = (problem.seqlens_q.size() + problem.seqlens_k.size()) * kLengthBytes;
   const std::size_t element = SizeOf(problem.dtype);
   const ResidentTensors& resident = request.resident;
-  const std::size_t up = (Travelling(resident.q, problem.q_elements()) +
-                          Travelling(resident.k, problem.kv_elements())) *
-                             (request.prequantize ? 1 : element) +
+  const Int8Operands int8 = Int8Of(request);
+  const std::size_t up = Travelling(resident.q, problem.q_elements()) * (int8.q ? 1 : element) +
+                         Travelling(resident.k, problem.kv_elements()) * (int8.k ? 1 : element) +
                          Travelling(resident.v, problem.kv_elements()) * element +
                          ScaleBytes(request) + mask + lengths;
   const std::size_t down = OutBytes(request) + LseBytes(problem);

@@ -39,6 +39,7 @@ absl::StatusOr<OutgoingRequest> OutgoingRequest::Make(AttendRequest request, boo
   if (outgoing.request_.prequantize) {
     if (absl::Status status = outgoing.Quantize(); !status.ok()) return status;
   }
+  outgoing.TakeScales();
   if (streamed) outgoing.LeaveOutUnused();
   return outgoing;
 }
@@ -78,10 +79,30 @@ absl::Status OutgoingRequest::Quantize() {
   return absl::OkStatus();
 }
 
+void OutgoingRequest::TakeScales() {
+  const AttentionProblem& problem = request_.problem;
+  const auto bytes = [](const float* floats, std::int64_t count) {
+    return std::string(reinterpret_cast<const char*>(floats), count * sizeof(float));
+  };
+  if (const Sage1Scales& given = request_.q_scales; given.scales != nullptr) {
+    v1::QuantizedOperand& operand = *header_.mutable_q()->mutable_quantized();
+    operand.set_scales(bytes(given.scales, problem.lse_elements()));
+    if (problem.return_lse) {
+      operand.set_dot_smoothing(bytes(given.dot_smoothing, problem.lse_elements()));
+    }
+  }
+  if (const Sage1Scales& given = request_.k_scales; given.scales != nullptr) {
+    const std::int64_t heads = problem.batch * problem.num_heads_kv;
+    v1::QuantizedOperand& operand = *header_.mutable_k()->mutable_quantized();
+    operand.set_scales(bytes(given.scales, heads * problem.blocks_k()));
+    operand.set_smoothing(bytes(given.smoothing, heads * problem.head_dim));
+  }
+}
+
 void OutgoingRequest::LeaveOutUnused() {
   const AttentionProblem& problem = request_.problem;
   const ResidentTensors& resident = request_.resident;
-  const MayLeaveOut may = UnusedMayBeLeftOut(problem.precision, request_.prequantize);
+  const MayLeaveOut may = UnusedMayBeLeftOut(problem.precision, Int8Of(request_).k);
   const bool k = may.k && resident.k == nullptr;
   const bool v = may.v && resident.v == nullptr;
   if ((!k && !v) || resident.mask != nullptr) return;
@@ -120,19 +141,26 @@ OutgoingTensor OutgoingRequest::tensor(v1::TensorRole role) const {
             .from_float32 = false,
             .borrowed = false};
   }
+  const Int8Operands int8 = Int8Of(request_);
+  const bool is_int8 = (is_q && int8.q) || (is_k && int8.k);
   return {.data = static_cast<const std::byte*>(is_q   ? request_.q
                                                 : is_k ? request_.k
                                                        : request_.v),
-          .element_bytes = static_cast<std::int64_t>(SizeOf(request_.problem.dtype)),
-          .from_float32 = request_.float32_inputs,
+          .element_bytes = is_int8 ? 1 : static_cast<std::int64_t>(SizeOf(request_.problem.dtype)),
+          .from_float32 = request_.float32_inputs && !is_int8,
           .borrowed = true};
 }
 
+Int8Operands Int8Of(const AttendRequest& request) {
+  return {.q = request.prequantize || request.q_scales.scales != nullptr,
+          .k = request.prequantize || request.k_scales.scales != nullptr};
+}
+
 std::size_t ScaleBytes(const AttendRequest& request) {
-  if (!request.prequantize) return 0;
+  const Int8Operands int8 = Int8Of(request);
   const AttentionProblem& problem = request.problem;
-  const std::int64_t per_row = problem.return_lse ? 2 : 1;
-  const std::int64_t per_head = problem.blocks_k() + problem.head_dim;
+  const std::int64_t per_row = !int8.q ? 0 : problem.return_lse ? 2 : 1;
+  const std::int64_t per_head = int8.k ? problem.blocks_k() + problem.head_dim : 0;
   return (problem.lse_elements() * per_row + problem.batch * problem.num_heads_kv * per_head) *
          sizeof(float);
 }

@@ -40,6 +40,7 @@ class OutgoingRequest {
  private:
   explicit OutgoingRequest(AttendRequest request);
   absl::Status Quantize();
+  void TakeScales();
   void LeaveOutUnused();
 
   AttendRequest request_;
@@ -48,7 +49,14 @@ class OutgoingRequest {
   std::unique_ptr<const UsedBlocks> used_;
 };
 
-// Bytes of scales in the header of a request that asks for quantisation; else 0.
+// Which of q and k travel as int8.
+struct Int8Operands {
+  bool q = false;
+  bool k = false;
+};
+Int8Operands Int8Of(const AttendRequest& request);
+
+// Bytes of scales in the header.
 std::size_t ScaleBytes(const AttendRequest& request);
 
 }  // namespace sage::internal

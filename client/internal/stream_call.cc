@@ -128,8 +128,8 @@ absl::Status StreamCall::HandleResponse() {
 
 absl::Status StreamCall::HandlePlan(const v1::Accepted& accepted) {
   absl::StatusOr<UnitPlan> plan =
-      CheckPlan(request_.problem, heads_, accepted, request_.prequantize, request_.resident,
-                outgoing_request_.used_blocks());
+      CheckPlan(request_.problem, heads_, accepted, {Int8Of(request_), request_.prequantize},
+                request_.resident, outgoing_request_.used_blocks());
   if (!plan.ok()) return plan.status();
   server_id_ = accepted.server_id();
   plan_ = *std::move(plan);

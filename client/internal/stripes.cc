@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "client/internal/outgoing_request.h"
+
 namespace sage::internal {
 namespace {
 
@@ -100,15 +102,28 @@ Stripe MakeStripe(const AttendRequest& whole, Range batch, Range kv_heads, Range
   request.problem.seqlens_k = EntriesOf(p.seqlens_k, batch);
   const auto in = static_cast<std::int64_t>(whole.float32_inputs ? sizeof(float) : SizeOf(p.dtype));
   const auto out = static_cast<std::int64_t>(SizeOf(p.output_dtype));
-  request.q = At(whole.q, p, p.num_heads_q, p.seqlen_q, p.head_dim * in, batch.begin, heads.begin);
-  request.k =
-      At(whole.k, p, p.num_heads_kv, p.seqlen_k, p.head_dim * in, batch.begin, kv_heads.begin);
+  const Int8Operands given = {whole.q_scales.scales != nullptr, whole.k_scales.scales != nullptr};
+  request.q = At(whole.q, p, p.num_heads_q, p.seqlen_q, p.head_dim * (given.q ? 1 : in),
+                 batch.begin, heads.begin);
+  request.k = At(whole.k, p, p.num_heads_kv, p.seqlen_k, p.head_dim * (given.k ? 1 : in),
+                 batch.begin, kv_heads.begin);
+  // Where heads are cut, the stripe is about one batch entry, so that its scales lie together.
+  const std::int64_t head_q = batch.begin * p.num_heads_q + heads.begin;
+  const std::int64_t head_kv = batch.begin * p.num_heads_kv + kv_heads.begin;
+  if (given.q) {
+    request.q_scales.scales += head_q * p.seqlen_q;
+    if (p.return_lse) request.q_scales.dot_smoothing += head_q * p.seqlen_q;
+  }
+  if (given.k) {
+    request.k_scales.scales += head_kv * p.blocks_k();
+    request.k_scales.smoothing += head_kv * p.head_dim;
+  }
   request.v =
       At(whole.v, p, p.num_heads_kv, p.seqlen_k, p.head_dim * in, batch.begin, kv_heads.begin);
   request.out =
       At(whole.out, p, p.num_heads_q, p.seqlen_q, p.head_dim * out, batch.begin, heads.begin);
   if (whole.lse != nullptr) {
-    request.lse += (batch.begin * p.num_heads_q + heads.begin) * p.seqlen_q;
+    request.lse += head_q * p.seqlen_q;
   }
   if (const auto* mask = std::get_if<const BlockMask*>(&whole.mask)) {
     stripe.mask = CutMask(**mask, request.problem, batch, heads);

@@ -50,15 +50,15 @@ absl::Status CheckRanges(const AttentionProblem& problem, const v1::Accepted& ac
 }
 
 PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v1::Unit& unit,
-                   bool carries_kv, bool prequantized, const ResidentTensors& resident,
+                   bool carries_kv, const QkForm& qk, const ResidentTensors& resident,
                    const UsedBlocks* used) {
   const auto width = [&problem](DType dtype) {
     return problem.head_dim * static_cast<std::int64_t>(SizeOf(dtype));
   };
-  const std::int64_t qk_width = prequantized ? problem.head_dim : width(problem.dtype);
-  // What was quantised is there for the problem's heads alone.
+  const std::int64_t q_width = qk.int8.q ? problem.head_dim : width(problem.dtype);
+  const std::int64_t k_width = qk.int8.k ? problem.head_dim : width(problem.dtype);
   const HeadsInMemory qk_heads =
-      prequantized ? HeadsInMemory{problem.num_heads_q, problem.num_heads_kv} : heads;
+      qk.made_here ? HeadsInMemory{problem.num_heads_q, problem.num_heads_kv} : heads;
   const auto rows_of_queries = [&problem](Layout layout, std::int64_t heads_q,
                                           std::int64_t width_bytes) {
     return TensorExtent{layout, heads_q, problem.seqlen_q, width_bytes};
@@ -69,7 +69,7 @@ PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v
 
   PlannedUnit planned;
   if (!resident.q) {
-    planned.q = RunsOf(rows_of_queries(problem.layout, qk_heads.q, qk_width), queries);
+    planned.q = RunsOf(rows_of_queries(problem.layout, qk_heads.q, q_width), queries);
   }
   if (!resident.out) {
     planned.out =
@@ -81,17 +81,16 @@ PlannedUnit Locate(const AttentionProblem& problem, HeadsInMemory heads, const v
   if (carries_kv) {
     const TensorRange keys{unit.batch(), unit.kv_head_begin(), unit.kv_head_count(), 0,
                            problem.seqlen_k};
-    const MayLeaveOut may = UnusedMayBeLeftOut(problem.precision, prequantized);
+    const MayLeaveOut may = UnusedMayBeLeftOut(problem.precision, qk.int8.k);
     const auto place = [&](const TensorExtent& whole, bool may_leave_out) -> TensorPiece {
       const PieceRuns all = RunsOf(whole, keys);
       if (used == nullptr || !may_leave_out) return all;
-      const TensorPiece some(whole, keys,
-                             used->RowsOf(keys.batch, keys.head_begin, keys.head_count));
+      TensorPiece some(whole, keys, used->RowsOf(keys.batch, keys.head_begin, keys.head_count));
       planned.omitted_bytes += all.bytes() - some.bytes();
       return some;
     };
     if (!resident.k) {
-      planned.k = place({problem.layout, qk_heads.kv, problem.seqlen_k, qk_width}, may.k);
+      planned.k = place({problem.layout, qk_heads.kv, problem.seqlen_k, k_width}, may.k);
     }
     if (!resident.v) {
       planned.v = place({problem.layout, heads.kv, problem.seqlen_k, width(problem.dtype)}, may.v);
@@ -136,7 +135,7 @@ class Coverage {
 }  // namespace
 
 absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
-                                   const v1::Accepted& accepted, bool prequantized,
+                                   const v1::Accepted& accepted, const QkForm& qk,
                                    const ResidentTensors& resident, const UsedBlocks* used) {
   if (!accepted.omits_unused_kv()) used = nullptr;
   UnitPlan plan;
@@ -156,8 +155,7 @@ absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemor
       return BadPlan(i, "repeats query rows of an earlier unit");
     }
     const bool carries_kv = accepted.units(i).kv_unit() == static_cast<std::uint32_t>(i);
-    plan.units.push_back(
-        Locate(problem, heads, accepted.units(i), carries_kv, prequantized, resident, used));
+    plan.units.push_back(Locate(problem, heads, accepted.units(i), carries_kv, qk, resident, used));
     if (plan.units.back().window_bytes() > plan.window_bytes) {
       return BadPlan(
           i, absl::StrCat("has ", plan.units.back().window_bytes(),

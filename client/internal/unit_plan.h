@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/attend_request.h"
+#include "client/internal/outgoing_request.h"
 #include "client/internal/stripes.h"
 #include "kernels/attention.h"
 #include "kernels/tensor_piece.h"
@@ -28,6 +29,12 @@ struct PlannedUnit {
   std::int64_t window_bytes() const { return payload_bytes() + omitted_bytes; }
 };
 
+// How q and k travel.
+struct QkForm {
+  Int8Operands int8;
+  bool made_here = false;  // quantised for this problem's heads alone, whatever there is in memory
+};
+
 struct UnitPlan {
   std::vector<PlannedUnit> units;
   std::int64_t window_bytes = 0;
@@ -36,11 +43,10 @@ struct UnitPlan {
 
 // INTERNAL, saying what is wrong, unless the units lie within the problem, cover every query row of
 // every head exactly once, name an earlier carrier of the same k and v, and fit the window.
-// `prequantized`: q and k travel as int8. `heads`: those that the tensors have in memory, of which
-// the problem may be about some. What is resident does not travel, nor, where the server agrees to
-// `used`, do blocks that are not.
+// `heads`: those that the tensors have in memory, of which the problem may be about some. What is
+// resident does not travel, nor, where the server agrees to `used`, do blocks that are not.
 absl::StatusOr<UnitPlan> CheckPlan(const AttentionProblem& problem, HeadsInMemory heads,
-                                   const v1::Accepted& accepted, bool prequantized = false,
+                                   const v1::Accepted& accepted, const QkForm& qk = {},
                                    const ResidentTensors& resident = {},
                                    const UsedBlocks* used = nullptr);
 

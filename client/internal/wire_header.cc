@@ -110,6 +110,31 @@ absl::Status CheckRequest(const AttendRequest& request) {
   if (request.prequantize && (resident.q != nullptr || resident.k != nullptr)) {
     return absl::InvalidArgumentError("prequantize: not with a resident q or k");
   }
+  for (const auto& [name, given, there, whole] :
+       {std::tuple("q_scales", request.q_scales, resident.q,
+                   request.q_scales.smoothing == nullptr &&
+                       (request.q_scales.dot_smoothing != nullptr) == problem.return_lse),
+        std::tuple(
+            "k_scales", request.k_scales, resident.k,
+            request.k_scales.smoothing != nullptr && request.k_scales.dot_smoothing == nullptr)}) {
+    if (given.scales == nullptr) {
+      if (given.smoothing == nullptr && given.dot_smoothing == nullptr) continue;
+      return absl::InvalidArgumentError(absl::StrCat(name, ": scales is a null pointer"));
+    }
+    if (problem.precision == Precision::kFp16) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": not with precision fp16, which takes no int8"));
+    }
+    if (request.prequantize || there != nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": not with prequantize, nor with a resident tensor"));
+    }
+    if (!whole) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name,
+          ": k takes scales and smoothing, q scales and, where lse is wanted, dot_smoothing"));
+    }
+  }
   if (request.request_id.size() > kMaxRequestIdLength ||
       !std::all_of(request.request_id.begin(), request.request_id.end(),
                    [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); })) {

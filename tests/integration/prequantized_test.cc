@@ -1,6 +1,7 @@
 // q and k that travel as `sage1` int8: the same bits back, for fewer bytes.
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -127,6 +128,87 @@ TEST_F(PrequantizedTest, ScalesAreCopiedToTheDevice) {
   StartServer(TestServerOptions(), std::make_unique<DiscreteBackend>(TestBackend()));
   StartClient(0);
   CheckRandomProblems(kSeed + 300);
+}
+
+// Any of q and k, by message and by stream.
+TEST_F(PrequantizedTest, WhatWasQuantisedElsewhereIsTaken) {
+  StartServer();
+  const auto streaming = *Client::Connect({.target = target(), .inline_limit_bytes = 0});
+  const auto inlined = *Client::Connect({.target = target()});
+  for (std::uint64_t seed = kSeed + 400; seed < kSeed + 440; ++seed) {
+    std::mt19937_64 random(seed);
+    const AttentionProblem problem = RandomProblem(random);
+    SCOPED_TRACE(Describe(problem, seed));
+    const ProblemData data = MakeData(problem, DataKind::kKeyOffset, seed);
+    const std::vector<float> smoothing = ComputeSmoothing(problem, data.k.data());
+    const QuantizedTensor k8 = QuantizeKeys(problem, data.k.data(), smoothing);
+    const QuantizedTensor q8 = QuantizeQueries(problem, data.q.data());
+    const std::vector<float> dots = QueryDotSmoothing(problem, data.q.data(), smoothing);
+    client_ = *Client::Connect({.target = target()});
+    const Answer want = Attend(problem, data, false);
+    AttendRequest request;
+    request.problem = problem;
+    request.q = data.q.data();
+    request.k = data.k.data();
+    request.v = data.v.data();
+    const int which = 1 + static_cast<int>(random() % 3);
+    if ((which & 1) != 0) {
+      request.q = q8.values.data();
+      request.q_scales = {.scales = q8.scales.data(),
+                          .dot_smoothing = problem.return_lse ? dots.data() : nullptr};
+    }
+    if ((which & 2) != 0) {
+      request.k = k8.values.data();
+      request.k_scales = {.scales = k8.scales.data(), .smoothing = smoothing.data()};
+    }
+    for (Client* client : {streaming.get(), inlined.get()}) {
+      PoisonedOutput output(problem);
+      request.out = output.out.data();
+      request.lse = problem.return_lse ? output.lse.data() : nullptr;
+      const absl::StatusOr<AttendReport> report = client->Attend(request);
+      ASSERT_TRUE(report.ok()) << report.status();
+      EXPECT_TRUE(SameBits(output, want.output));
+    }
+  }
+}
+
+TEST_F(PrequantizedTest, HalfOfWhatMakesInt8WholeIsRefused) {
+  StartServer();
+  StartClient(0);
+  const float some = 0;
+  const struct {
+    std::function<void(AttendRequest*)> spoil;
+    std::string message;
+  } kCases[] = {
+      {[&](AttendRequest* r) { r->q_scales.dot_smoothing = &some; }, "q_scales: scales is a null"},
+      {[&](AttendRequest* r) { r->q_scales.scales = &some; }, "q_scales: k takes"},
+      {[&](AttendRequest* r) { r->k_scales.scales = &some; }, "k_scales: k takes"},
+      {[&](AttendRequest* r) {
+         r->k_scales = {.scales = &some, .smoothing = &some, .dot_smoothing = &some};
+       },
+       "k_scales: k takes"},
+      {[&](AttendRequest* r) {
+         r->k_scales = {.scales = &some, .smoothing = &some};
+         r->prequantize = true;
+       },
+       "k_scales: not with prequantize"},
+      {[&](AttendRequest* r) {
+         r->k_scales = {.scales = &some, .smoothing = &some};
+         r->problem.precision = Precision::kFp16;
+       },
+       "k_scales: not with precision fp16"},
+  };
+  for (const auto& test : kCases) {
+    AttendRequest request;
+    request.problem = SmallProblem();  // with lse
+    PoisonedOutput output(request.problem);
+    request.q = request.k = request.v = request.out = output.out.data();
+    request.lse = output.lse.data();
+    test.spoil(&request);
+    const auto refused = client_->Attend(request);
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr(test.message));
+  }
 }
 
 TEST_F(PrequantizedTest, Float32InputsAreRoundedFirst) {

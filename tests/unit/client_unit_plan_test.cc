@@ -77,7 +77,7 @@ TEST(ClientUnitPlanTest, LocatesEveryByteOnce) {
     expect_cover(&PlannedUnit::lse, problem.lse_elements() * 4);
 
     const auto int8 = CheckPlan(problem, {problem.num_heads_q, problem.num_heads_kv}, GoodPlan(),
-                                /*prequantized=*/true);
+                                {.int8 = {.q = true, .k = true}});
     ASSERT_TRUE(int8.ok()) << int8.status();
     std::int64_t payload = 0;
     for (const PlannedUnit& unit : int8->units) payload += unit.payload_bytes();

@@ -93,6 +93,23 @@ TEST(StripesTest, PointIntoTheCallersMemory) {
   EXPECT_EQ(Distance(floats.q, PlanStripes(floats, 4)[1].request.q), 8 * 8192 * 512);
 }
 
+TEST(StripesTest, WhatWasQuantisedElsewhereKeepsItsScales) {
+  for (const Layout layout : {Layout::kHnd, Layout::kNhd}) {
+    AttendRequest whole = Request(2, 32, 8, 8192, layout);
+    std::vector<float> any(1);
+    whole.q_scales = {.scales = any.data(), .dot_smoothing = any.data()};
+    whole.k_scales = {.scales = any.data(), .smoothing = any.data()};
+    const Stripe last = PlanStripes(whole, 4).back();  // batch entry 1, KV heads 4 to 7
+    const std::int64_t head = layout == Layout::kHnd ? 8192 * 128 : 128;
+    EXPECT_EQ(Distance(whole.q, last.request.q), 32 * 8192 * 128 + 16 * head);
+    EXPECT_EQ(Distance(whole.k, last.request.k), 8 * 8192 * 128 + 4 * head);
+    EXPECT_EQ(Distance(any.data(), last.request.q_scales.scales), (32 + 16) * 8192 * 4);
+    EXPECT_EQ(Distance(any.data(), last.request.q_scales.dot_smoothing), (32 + 16) * 8192 * 4);
+    EXPECT_EQ(Distance(any.data(), last.request.k_scales.scales), (8 + 4) * 128 * 4);
+    EXPECT_EQ(Distance(any.data(), last.request.k_scales.smoothing), (8 + 4) * 128 * 4);
+  }
+}
+
 TEST(StripesTest, TakeTheirPartOfMasksAndLengths) {
   AttendRequest request = Request(4, 8, 8, 2048);  // 48 MiB
   request.problem.seqlens_k = {1, 2, 3, 4};
