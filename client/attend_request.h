@@ -73,6 +73,7 @@ struct AttendRequest {
 
   // Chosen by the caller, up to 64 printable ASCII characters; empty: the server makes one.
   std::string request_id;
+  int priority = 0;  // -10 to 10, larger first between requests of one tenant
   absl::Duration timeout = absl::ZeroDuration();  // zero: ClientOptions::default_timeout
   bool checksums = false;                         // send crc32c with each streamed chunk
 

@@ -31,6 +31,7 @@ struct AttendOptions {
   std::string out;
   std::string lse;
   std::string request_id;
+  int priority = 0;
   bool checksums = false;
   bool json = false;
 };
@@ -105,6 +106,7 @@ int RunAttend(const AttendOptions& options) {
   request.out = out->data(0);
   if (problem.return_lse) request.lse = reinterpret_cast<float*>(lse.data(0));
   request.request_id = options.request_id;
+  request.priority = options.priority;
   request.checksums = options.checksums;
   request.on_range_done = DropPages;  // neither input nor output need be resident whole
   absl::StatusOr<AttendReport> report;
@@ -139,6 +141,10 @@ void AddAttendCommand(CLI::App* app, int* exit_code) {
       ->required();
   command->add_option("--lse", options->lse, "Also return log-sum-exp, float32 [B,Hq,Sq], here");
   command->add_option("--request-id", options->request_id, "Name of the request in server logs");
+  command
+      ->add_option("--priority", options->priority,
+                   "Larger first between requests of one tenant, -10 to 10")
+      ->check(CLI::Range(-10, 10));
   command->add_flag("--checksums", options->checksums, "Send crc32c with each chunk");
   command->add_flag("--json", options->json, "Print JSON");
   command->footer(

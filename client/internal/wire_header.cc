@@ -15,6 +15,7 @@ namespace sage::internal {
 namespace {
 
 constexpr std::size_t kMaxRequestIdLength = 64;
+constexpr int kMaxPriority = 10;
 
 void FillPattern(const SlidingWindowPattern& pattern, v1::MaskPattern* wire) {
   wire->mutable_sliding_window()->set_left_blocks(pattern.left_blocks);
@@ -140,6 +141,10 @@ absl::Status CheckRequest(const AttendRequest& request) {
                    [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); })) {
     return absl::InvalidArgumentError("request_id: takes up to 64 printable ASCII characters");
   }
+  if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority: got ", request.priority, ", allowed -10 to 10"));
+  }
   return CheckMask(problem, request.mask);
 }
 
@@ -165,6 +170,7 @@ v1::AttendHeader MakeHeader(const AttendRequest& request) {
   FillMask(request.mask, &header);
   FillResident(request.resident, &header);
   header.set_request_id(request.request_id);
+  header.set_priority(request.priority);
   return header;
 }
 

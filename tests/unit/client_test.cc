@@ -230,6 +230,7 @@ class ClientTest : public ::testing::Test {
 TEST_F(ClientTest, StreamsByThePlanWithinTheWindow) {
   service_.Play([](const v1::AttendHeader& header, ServerStream* stream) {
     EXPECT_EQ(header.request_id(), "mine");
+    EXPECT_EQ(header.priority(), -3);
     // The window holds one unit: a client that sent more would break the plan's order of reads
     // here, and one that waited for more would hang.
     stream->Write(Plan());
@@ -244,6 +245,7 @@ TEST_F(ClientTest, StreamsByThePlanWithinTheWindow) {
   });
   AttendRequest request = Request();
   request.request_id = "mine";
+  request.priority = -3;
   request.checksums = true;
   std::vector<std::int64_t> done;
   std::int64_t range_bytes = 0;
@@ -487,6 +489,9 @@ TEST_F(ClientTest, RefusesBadRequestsItself) {
   EXPECT_EQ(client_->Attend(request).status().code(), absl::StatusCode::kInvalidArgument);
   request = Request();
   request.request_id = std::string(65, 'x');
+  EXPECT_EQ(client_->Attend(request).status().code(), absl::StatusCode::kInvalidArgument);
+  request = Request();
+  request.priority = 11;
   EXPECT_EQ(client_->Attend(request).status().code(), absl::StatusCode::kInvalidArgument);
   request = Request();
   request.problem.precision = Precision::kFp16;
