@@ -234,7 +234,7 @@ void Overload(Clock::duration duration) {
   std::printf(
       "  server's memory, MiB: %.1f at the begin, %.1f in the second quarter, %.1f in the last\n",
       memory.front(), second, last);
-  State("server's memory, growth since the second quarter", last - second, "MiB", '<', 4);
+  State("server's memory, growth since the second quarter", last - second, "MiB", '<', 8);
 }
 
 void Deadline(Clock::duration) {
