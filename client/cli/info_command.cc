@@ -33,8 +33,9 @@ std::string LimitText(std::uint64_t bytes) {
   return bytes == 0 ? "none" : ByteText(static_cast<double>(bytes));
 }
 
+// Statistics are null where they are not for the caller.
 void PrintText(const std::string& target, const v1::ServerInfo& info,
-               const v1::Statistics& statistics) {
+               const v1::Statistics* statistics) {
   std::vector<std::vector<std::string>> rows;
   const auto add = [&rows](const std::string& name, const std::string& value) {
     rows.push_back({absl::StrCat(name, ":  ", value)});
@@ -58,23 +59,29 @@ void PrintText(const std::string& target, const v1::ServerInfo& info,
                    LimitText(limits.device_memory_bytes()), ", mask ",
                    LimitText(limits.max_mask_bytes()), ", requests ",
                    limits.max_concurrent_requests(), ", connections ", limits.max_connections()));
-  add("requests", absl::StrCat(statistics.requests_ok(), " ok, ", statistics.requests_failed(),
-                               " failed, ", statistics.requests_active(), " active, up ",
-                               statistics.uptime_ms() / 1000, " s"));
-  add("payload",
-      absl::StrCat(ByteText(static_cast<double>(statistics.payload_bytes_in())), " in, ",
-                   ByteText(static_cast<double>(statistics.payload_bytes_out())), " out"));
+  add("tenant", absl::StrCat(info.tenant(), ", tensors ", LimitText(limits.tensor_memory_bytes())));
+  if (statistics == nullptr) {
+    add("statistics", "for admins of the server only");
+  } else {
+    add("requests", absl::StrCat(statistics->requests_ok(), " ok, ", statistics->requests_failed(),
+                                 " failed, ", statistics->requests_active(), " active, up ",
+                                 statistics->uptime_ms() / 1000, " s"));
+    add("payload",
+        absl::StrCat(ByteText(static_cast<double>(statistics->payload_bytes_in())), " in, ",
+                     ByteText(static_cast<double>(statistics->payload_bytes_out())), " out"));
+  }
   PrintTable(rows, std::cout);
 }
 
-int PrintJson(const v1::ServerInfo& info, const v1::Statistics& statistics) {
+int PrintJson(const v1::ServerInfo& info, const v1::Statistics* statistics) {
   google::protobuf::util::JsonPrintOptions format;
   format.always_print_primitive_fields = true;
   format.preserve_proto_field_names = true;
   std::string info_text;
-  std::string statistics_text;
+  std::string statistics_text = statistics == nullptr ? "null" : "";
   if (!google::protobuf::util::MessageToJsonString(info, &info_text, format).ok() ||
-      !google::protobuf::util::MessageToJsonString(statistics, &statistics_text, format).ok()) {
+      (statistics != nullptr &&
+       !google::protobuf::util::MessageToJsonString(*statistics, &statistics_text, format).ok())) {
     return Fail(absl::InternalError("the server's answer has no JSON form"));
   }
   std::cout << R"({"info":)" << info_text << R"(,"statistics":)" << statistics_text << "}\n";
@@ -87,9 +94,11 @@ int RunInfo(const InfoOptions& options) {
   absl::StatusOr<v1::ServerInfo> info = (*client)->GetInfo();
   if (!info.ok()) return Fail(info.status());
   absl::StatusOr<v1::Statistics> statistics = (*client)->GetStatistics();
-  if (!statistics.ok()) return Fail(statistics.status());
-  if (options.json) return PrintJson(*info, *statistics);
-  PrintText((*client)->options().target, *info, *statistics);
+  const bool for_us = !absl::IsPermissionDenied(statistics.status());
+  if (for_us && !statistics.ok()) return Fail(statistics.status());
+  const v1::Statistics* const shown = for_us ? &*statistics : nullptr;
+  if (options.json) return PrintJson(*info, shown);
+  PrintText((*client)->options().target, *info, shown);
   return kSuccess;
 }
 

@@ -96,7 +96,8 @@ absl::StatusOr<std::vector<LoadServer>> ConnectAll(const ServersOptions& options
       absl::StatusOr<std::unique_ptr<Client>> client =
           Connect({.server = name,
                    .connections = 1,  // no stripes, which the server counts as requests
-                   .timeout_seconds = options.timeout_seconds});
+                   .timeout_seconds = options.timeout_seconds,
+                   .files = options.files});
       if (!client.ok()) return client.status();
       server.target = (*client)->options().target;
       server.clients.push_back(*std::move(client));

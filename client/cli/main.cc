@@ -25,6 +25,8 @@ int Run(int argc, char** argv) {
       "  [server.lab]\n"
       "  target = \"10.0.0.5:50051\"\n"
       "  timeout = 30\n"
+      "  ca = \"ca.pem\"\n"
+      "  token_file = \"lab.token\"\n"
       "'sagectl COMMAND --help' shows a command's options and examples.");
 
   int exit_code = kSuccess;

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,12 @@ struct Config {
   std::map<std::string, KnownServer> servers;
 };
 
+bool EveryoneMayRead(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::perms mode = std::filesystem::status(path, error).permissions();
+  return (mode & std::filesystem::perms::others_read) != std::filesystem::perms::none;
+}
+
 absl::StatusOr<Config> ReadConfig(const std::string& path) {
   Config config;
   if (path.empty()) return config;
@@ -30,6 +37,20 @@ absl::StatusOr<Config> ReadConfig(const std::string& path) {
     KnownServer& server = config.servers[name];
     table.Read("target", &server.target);
     table.Read("timeout", &server.timeout_seconds);
+    table.Read("ca", &server.files.ca);
+    table.Read("cert", &server.files.certificate);
+    table.Read("key", &server.files.key);
+    table.Read("token_file", &server.files.token);
+    table.Read("token", &server.token);
+    if (!server.token.empty() && EveryoneMayRead(path)) {
+      table.Refuse("token",
+                   absl::StrCat("every user of this machine may read it; chmod 600 ", path));
+    }
+    for (std::string* file :
+         {&server.files.ca, &server.files.certificate, &server.files.key, &server.files.token}) {
+      if (file->empty() || *file == kSystemCa) continue;
+      *file = (std::filesystem::path(path).parent_path() / *file).string();
+    }
     if (server.target.find(':') == std::string::npos) {
       table.Refuse("target", "must be HOST:PORT or unix:/PATH");
     }

@@ -13,6 +13,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "server/token_file.h"
+#include "tests/support/certificate_authority.h"
 #include "tests/support/child_process.h"
 #include "tests/support/faulty_backend.h"
 #include "tests/support/problem_generator.h"
@@ -556,6 +558,64 @@ TEST_F(SagectlWithServerTest, KnowsServersByName) {
   }
   EXPECT_THAT(RunWith({"SAGE_CONFIG=" + Path("missing")}, {"info"}).err,
               HasSubstr("there is no such file"));
+}
+
+TEST_F(SagectlTest, ShowsItsCredentials) {
+  const CertificateAuthority authority;
+  const Identity identity = authority.IssueForLoopback();
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::ofstream(Path(name)) << text;
+    std::filesystem::permissions(Path(name), std::filesystem::perms(0600));
+  };
+  write("ca.pem", authority.certificate());
+  write("server.pem", identity.certificate);
+  write("server.key", identity.key);
+  const std::string token = *server::AddToken(Path("tokens.toml"), "team-a");
+  write("a.token", token + "\n");
+  server::ServerOptions options = TestServerOptions();
+  options.tls_certificate = Path("server.pem");
+  options.tls_key = Path("server.key");
+  options.tokens = Path("tokens.toml");
+  StartServer(options);
+  UseServer(target());
+  const auto is_team_a = AllOf(HasSubstr("tenant:  team-a"), HasSubstr("for admins of the server"));
+
+  const std::vector<std::string> flags = {"--ca", Path("ca.pem"), "--token-file", Path("a.token")};
+  const auto with_flags = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    return Run(arguments);
+  };
+  EXPECT_THAT(with_flags({"info"}).out, is_team_a);
+  EXPECT_THAT(with_flags({"info", "--json"}).out, HasSubstr("\"statistics\":null"));
+  EXPECT_EQ(with_flags({"verify", "--seqlen", "64", "--heads", "1"}).exit_code, 0);
+  EXPECT_EQ(with_flags({"load", "--count", "2", "--seqlen", "64", "--concurrency", "1"}).exit_code,
+            0);
+  const std::vector<std::string> environment = {"SAGE_SERVER=" + target(),
+                                                "SAGE_CA=" + Path("ca.pem"), "SAGE_TOKEN=" + token};
+  EXPECT_THAT(RunWith(environment, {"info"}).out, is_team_a);
+  write("config.toml",
+        "[server.lab]\ntarget = \"" + target() + "\"\nca = \"ca.pem\"\ntoken_file = \"a.token\"\n");
+  const std::string config = "SAGE_CONFIG=" + Path("config.toml");
+  EXPECT_THAT(RunWith({config}, {"info", "--server", "lab"}).out, is_team_a);
+  write("config.toml", "[server.lab]\ntarget = \"" + target() + "\"\nca = \"ca.pem\"\ntoken = \"" +
+                           token + "\"\n");
+  EXPECT_THAT(RunWith({config}, {"info", "--server", "lab"}).out, is_team_a);
+
+  std::filesystem::permissions(Path("config.toml"), std::filesystem::perms(0644));
+  Outcome refused = RunWith({config}, {"info", "--server", "lab"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("config.toml:4: token: every user of this machine may read"));
+  EXPECT_THAT(refused.err, Not(HasSubstr(token)));
+  std::filesystem::permissions(Path("a.token"), std::filesystem::perms(0604));
+  refused = with_flags({"info"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("chmod 600 " + Path("a.token")));
+  refused = RunWith({"SAGE_TOKEN=" + token}, {"info", "--server", "192.0.2.1:1"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("token: not sent unencrypted to 192.0.2.1:1"));
+  const Outcome without = Run({"info", "--ca", Path("ca.pem")});
+  EXPECT_EQ(without.exit_code, 1);
+  EXPECT_THAT(without.err, HasSubstr("UNAUTHENTICATED: authorization: missing"));
 }
 
 TEST_F(SagectlTest, CompletesCommandsOptionsAndValues) {
