@@ -9,13 +9,13 @@ set -euo pipefail
 
 build_packages=(
   cmake g++ make ninja-build pkg-config
-  libabsl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev
+  libabsl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
   libcli11-dev nlohmann-json3-dev libpng-dev libtomlplusplus-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(
   ccache clang-format-14 clang-tidy-14 git shellcheck
-  libbenchmark-dev libgmock-dev libgtest-dev
+  libbenchmark-dev libgmock-dev libgtest-dev openssl
   python3 python3-grpcio python3-numpy python3-protobuf python3-pytest python3-venv
 )
 

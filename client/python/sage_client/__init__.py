@@ -8,6 +8,7 @@
 
 from .attend import Attention, Part
 from .client import Client, ServerInfo
+from .credentials import Credentials
 from .dropin import sparse_sageattn
 from .errors import InvalidArgumentError, SageError, Violation
 from .masks import Band, Documents, SinkWindow, SlidingWindow, Strided
@@ -18,6 +19,7 @@ __all__ = [
     "Attention",
     "Band",
     "Client",
+    "Credentials",
     "Documents",
     "InvalidArgumentError",
     "KeyValues",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .channels import channel
+from .credentials import Server
 from .effort import Effort
 from .inline_call import attend_inline
 from .job import Job
@@ -61,16 +62,18 @@ def answer(q: Array, job: Job, parts: Sequence[Part]) -> Attention:
     return Attention(like(q, job.out, job.problem.output_dtype), lse, tuple(parts))
 
 
-def attend(job: Job, servers: Sequence[str], connection: int, effort: Effort) -> Part:
+def attend(job: Job, servers: Sequence[Server], connection: int, effort: Effort) -> Part:
     """Computes a job on the first server, or where that may help on the next ones."""
     if job.prequantize:
         job = job.prequantized()
     call = attend_inline if job.message_bytes <= _INLINE_BYTES else attend_stream
 
-    def try_on(server: str) -> Part:
-        trailer = call(channel(server, connection), server, job, effort.remaining(), effort.cancel)
+    def try_on(server: Server) -> Part:
+        trailer = call(
+            channel(server, connection), server.address, job, effort.remaining(), effort.cancel
+        )
         return Part(
-            server=server,
+            server=server.address,
             seconds={field.name: value for field, value in trailer.timings.ListFields()},
             effective_tops=trailer.effective_tops,
             block_density=trailer.block_density,

@@ -15,6 +15,7 @@ import grpc
 from . import local, wire
 from .attend import Attention, Part, answer, attend
 from .channels import channel
+from .credentials import Credentials, Server
 from .effort import Effort
 from .errors import SageError, from_rpc, invalid
 from .job import Job
@@ -46,6 +47,7 @@ class ServerInfo:
         backend: "cpu" or "cuda".
         devices: their names.
         precisions: names as for `Client.attend`.
+        tenant: whom the server takes the client for.
 
     """
 
@@ -55,6 +57,7 @@ class ServerInfo:
     backend: str
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
+    tenant: str
 
 
 class Client:
@@ -72,6 +75,7 @@ class Client:
         retries: how often a part of a request is sent again, to the next server where there are
             several, after UNAVAILABLE, a CANCELLED of the server's own, or RESOURCE_EXHAUSTED with
             a time to come back. An attention may so be computed twice, which has no other effect.
+        credentials: certificates and token; None for what Credentials.from_environment() finds.
         local_fallback: compute here, in numpy, exactly and slowly, where no server can be reached.
 
     Every call may raise SageError, which has the server's code and text. Its subclass
@@ -87,6 +91,7 @@ class Client:
         connections: int = 4,
         timeout: float | None = None,
         retries: int = 4,
+        credentials: Credentials | None = None,
         local_fallback: bool = False,
     ) -> None:
         if servers is None:
@@ -99,7 +104,12 @@ class Client:
             raise invalid("connections", connections, "1 and more")
         if retries < 0:
             raise invalid("retries", retries, "0 and more")
+        if credentials is None:
+            credentials = Credentials.from_environment()
+        for server in servers:
+            credentials.check(server)
         self.servers: tuple[str, ...] = tuple(servers)
+        self._servers = tuple(Server(server, credentials) for server in servers)
         self.connections = connections
         self.timeout = timeout
         self.retries = retries
@@ -210,16 +220,16 @@ class Client:
             raise invalid("v.dtype", v_operand.dtype.name, f"k's, {k_operand.dtype.name}")
         k_shape, v_shape = k_operand.bits.shape, v_operand.bits.shape
         _, heads, _, _ = check_shapes(k_shape, k_shape, v_shape, tensor_layout)
-        shares = zip(self.servers, split(heads, min(heads, len(self.servers))))
+        shares = zip(self._servers, split(heads, min(heads, len(self._servers))))
         parts = put(k_operand, v_operand, list(shares), precisions, lease, self._effort(timeout))
         return KeyValues(k_operand, v_operand, parts, self.timeout, self.retries)
 
     def info(self, timeout: float | None = None) -> list[ServerInfo]:
         """What each server is."""
         effort = self._effort(timeout)
-        return [self._info(server, effort) for server in self.servers]
+        return [self._info(server, effort) for server in self._servers]
 
-    def _info(self, server: str, effort: Effort) -> ServerInfo:
+    def _info(self, server: Server, effort: Effort) -> ServerInfo:
         get_info = channel(server).unary_unary(
             _GET_INFO,
             request_serializer=wire.GetInfoRequest.SerializeToString,
@@ -228,15 +238,16 @@ class Client:
         try:
             info = get_info(wire.GetInfoRequest(), timeout=effort.remaining())
         except grpc.RpcError as error:
-            raise from_rpc(error, server) from None
+            raise from_rpc(error, server.address) from None
         names = {number: name for name, number in wire.PRECISIONS.items()}
         return ServerInfo(
-            server=server,
+            server=server.address,
             server_id=info.server_id,
             version=info.version,
             backend=info.backend,
             devices=tuple(device.name for device in info.devices),
             precisions=tuple(names[p] for p in info.precisions if p in names),
+            tenant=info.tenant,
         )
 
     def _effort(self, timeout: float | None) -> Effort:
@@ -248,7 +259,7 @@ class Client:
 
         def attend_stripe(index: int, heads: range) -> Part:
             first = (turn + index) % servers
-            order = self.servers[first:] + self.servers[:first]
+            order = self._servers[first:] + self._servers[:first]
             return attend(job.of_heads(heads), order, index // servers, effort)
 
         stripes = split(job.problem.num_heads_kv, self._stripe_count(job))

@@ -33,8 +33,8 @@ def sparse_sageattn(
     Returns:
         The output, as q: its shape, dtype, layout, device, and kind of array.
 
-    Raises what `Client.attend` does. SAGE_SERVER is read by the first call; make a `Client` for
-    anything else.
+    Raises what `Client.attend` does. SAGE_SERVER, and what `Credentials.from_environment` reads,
+    count at the first call; make a `Client` for anything else.
 
     """
     return default_client().attend(q, k, v, mask_id, is_causal, tensor_layout).out

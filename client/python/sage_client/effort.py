@@ -19,6 +19,7 @@ _FIRST_BACKOFF_SECONDS = 0.1
 _log = logging.getLogger("sage_client")
 
 T = TypeVar("T")
+ServerT = TypeVar("ServerT")
 
 
 class Effort:
@@ -39,7 +40,7 @@ class Effort:
         """Seconds left, never negative; None without a limit."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def persist(self, servers: Sequence[str], call: Callable[[str], T]) -> T:
+    def persist(self, servers: Sequence[ServerT], call: Callable[[ServerT], T]) -> T:
         """Calls the first server, then, where that may help, the next ones, over and over."""
         for attempt in itertools.count():
             try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import tensor_calls
 from .attend import Attention, Part, answer, attend
+from .credentials import Server
 from .effort import Effort
 from .errors import SageError
 from .job import Job, Operand
@@ -31,7 +32,7 @@ _log = logging.getLogger("sage_client")
 class StoredPart:
     """Some KV heads, at one server."""
 
-    server: str
+    server: Server
     heads: range
     k: Any  # wire.TensorHandle
     v: Any
@@ -151,15 +152,15 @@ class KeyValues:
 def put(
     k: Operand,
     v: Operand,
-    shares: Sequence[tuple[str, range]],
+    shares: Sequence[tuple[Server, range]],
     precisions: Sequence[str],
     lease: float | None,
     effort: Effort,
 ) -> list[StoredPart]:
     """Stores each server's share of the KV heads; all of them, or none."""
-    handles: list[tuple[str, Any]] = []
+    handles: list[tuple[Server, Any]] = []
 
-    def put_share(server: str, heads: range) -> StoredPart:
+    def put_share(server: Server, heads: range) -> StoredPart:
         group = uuid.uuid4().hex  # k and v on one device, other pairs on any
         stored = []
         for operand in (k, v):

@@ -10,6 +10,7 @@ import grpc
 
 from . import wire
 from .channels import channel
+from .credentials import Server
 from .effort import Effort
 from .errors import SageError, from_rpc, invalid
 from .job import Operand, as_hnd
@@ -20,7 +21,7 @@ _ROLES = {"k": wire.ROLE_K, "v": wire.ROLE_V}
 
 
 def put(
-    server: str,
+    server: Server,
     operand: Operand,
     group: str,
     precisions: Sequence[str],
@@ -59,7 +60,7 @@ def put(
                 fields = wire.PutRequest(chunk=chunk).SerializeToString()
                 yield wire.encode_frame(fields, data)
 
-    def call(target: str) -> Any:
+    def call(target: Server) -> Any:
         stub: Any = channel(target).stream_unary(
             _SERVICE + "Put", response_deserializer=wire.PutResponse.FromString
         )
@@ -69,7 +70,7 @@ def put(
             with effort.cancel.covers(running):
                 return running.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            raise (failure[0] if failure else from_rpc(error, target)) from None
+            raise (failure[0] if failure else from_rpc(error, target.address)) from None
         finally:
             running.cancel()  # no effect on a call that has ended
 
@@ -84,13 +85,13 @@ def _until_failure(messages: Iterator[bytes], failure: list[SageError]) -> Itera
         failure.append(error)
 
 
-def renew(server: str, handles: Sequence[Any], lease: float | None, effort: Effort) -> float:
+def renew(server: Server, handles: Sequence[Any], lease: float | None, effort: Effort) -> float:
     """Extends leases; the seconds granted."""
     request = wire.RenewRequest(handles=handles, lease=_duration(lease))
     return seconds(_control("Renew", server, request, wire.RenewResponse, effort).lease)
 
 
-def release(server: str, handles: Sequence[Any], effort: Effort) -> None:
+def release(server: Server, handles: Sequence[Any], effort: Effort) -> None:
     """Frees tensors."""
     request = wire.ReleaseRequest(handles=handles)
     _control("Release", server, request, wire.ReleaseResponse, effort)
@@ -101,10 +102,10 @@ def seconds(duration: Any) -> float:
     return float(duration.seconds + duration.nanos * 1e-9)
 
 
-def _control(method: str, server: str, request: Any, response: Any, effort: Effort) -> Any:
+def _control(method: str, server: Server, request: Any, response: Any, effort: Effort) -> Any:
     """A call of one small message each way."""
 
-    def call(target: str) -> Any:
+    def call(target: Server) -> Any:
         stub = channel(target).unary_unary(
             _SERVICE + method,
             request_serializer=type(request).SerializeToString,
@@ -113,7 +114,7 @@ def _control(method: str, server: str, request: Any, response: Any, effort: Effo
         try:
             return stub(request, timeout=effort.remaining())
         except grpc.RpcError as error:
-            raise from_rpc(error, target) from None
+            raise from_rpc(error, target.address) from None
 
     return effort.persist([server], call)
 

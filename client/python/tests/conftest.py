@@ -19,12 +19,17 @@ from sage_client import Client
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
+def server_program() -> str:
+    """The release build's sage-server; SAGE_SERVER_PROGRAM names another."""
+    default = REPOSITORY / "build" / "release" / "bin" / "sage-server"
+    return os.environ.get("SAGE_SERVER_PROGRAM", str(default))
+
+
 class ServerProcess:
-    """A sage-server of the release build on a free port; SAGE_SERVER_PROGRAM names another."""
+    """A sage-server on a free port."""
 
     def __init__(self, *options: str) -> None:
-        default = REPOSITORY / "build" / "release" / "bin" / "sage-server"
-        program = os.environ.get("SAGE_SERVER_PROGRAM", str(default))
+        program = server_program()
         listen = [] if "--listen" in options else ["--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             [program, "--backend", "cpu", *listen, *options],

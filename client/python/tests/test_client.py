@@ -19,6 +19,7 @@ from oracle import attend, relative_l2
 
 import sage_client
 from sage_client import Client, SageError, dropin
+from sage_client.credentials import Server
 
 
 def draw(rng: np.random.Generator, *shape: int) -> Any:
@@ -287,5 +288,6 @@ def test_a_forked_child_connects_anew(client: Client, rng: np.random.Generator) 
 def test_one_channel_pool_for_all_clients(server: str) -> None:
     from sage_client import channels
 
-    assert channels.channel(server, 1) is channels.channel(server, 1)
-    assert channels.channel(server, 0) is not channels.channel(server, 1)
+    known = Server(server)
+    assert channels.channel(known, 1) is channels.channel(Server(server), 1)
+    assert channels.channel(known, 0) is not channels.channel(known, 1)
