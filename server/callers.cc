@@ -1,10 +1,17 @@
 #include "server/callers.h"
 
+#include "spdlog/spdlog.h"
+
 namespace sage::server {
 
 absl::StatusOr<Tenant*> Callers::TenantOf(const grpc::ServerContextBase& call) const {
   const absl::StatusOr<std::string> name = authenticator_.TenantOf(call, otherwise_);
-  if (!name.ok()) return name.status();
+  if (!name.ok()) {
+    spdlog::warn("event=caller_refused peer={} code={} message=\"{}\"", call.peer(),
+                 absl::StatusCodeToString(name.status().code()),
+                 std::string(name.status().message()));
+    return name.status();
+  }
   return &tenants_.Of(*name);
 }
 

@@ -195,8 +195,10 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.add_option("--tokens", o.tokens,
                  "TOML file of token hashes; clients over TCP show a token. See make-token")
       ->group("Security");
-  app.add_option("--admin", o.admins,
-                 "Tenant that may call GetStatistics, repeatable [default, and this user]")
+  app.add_option(
+         "--admin", o.admins,
+         "Tenant that may call GetStatistics, repeatable [this user; default where only this "
+         "machine is served]")
       ->group("Security");
   app.add_option("--tenant-tensors", o.tenant_tensors,
                  "Resident tensors of a tenant; 0: any number")
@@ -248,6 +250,9 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
 
   app.add_option("--metrics-listen", o.metrics_listen,
                  "HOST:PORT of the Prometheus endpoint; empty: none")
+      ->group("Operation");
+  app.add_flag("--allow-insecure-metrics", o.allow_insecure_metrics,
+               "Serve metrics beyond this machine, without encryption or credentials")
       ->group("Operation");
   add_milliseconds("--drain-delay-ms", o.drain_delay,
                    "On SIGTERM, serve on for so long after health has turned off")

@@ -50,6 +50,12 @@ absl::Status CheckOptions(const ServerOptions& options) {
           "say with --allow-insecure-remote that you do not");
     }
   }
+  if (!options.metrics_listen.empty() && !IsLocal(options.metrics_listen) &&
+      !options.allow_insecure_metrics) {
+    return Refuse("metrics-listen", options.metrics_listen,
+                  "loopback addresses; to answer others without encryption or credentials, say so "
+                  "with --allow-insecure-metrics");
+  }
   if (absl::Status status = CheckCredentials(options); !status.ok()) return status;
   if (options.backend != "auto" && options.backend != "cpu" && options.backend != "cuda") {
     return Refuse("backend", options.backend, "auto, cpu, cuda");

@@ -35,7 +35,8 @@ struct ServerOptions {
   std::string tls_key;
   std::string tls_client_ca;
   std::string tokens;  // see TokenFile; empty: none
-  // Tenants that may call GetStatistics; empty: `default` and the server's own user.
+  // Tenants that may call GetStatistics; empty: the server's own user, and `default` where only
+  // this machine is served.
   std::vector<std::string> admins;
 
   std::string backend = "auto";  // auto, cpu, cuda
@@ -74,6 +75,8 @@ struct ServerOptions {
   std::chrono::milliseconds drain_timeout{30000};
 
   std::string metrics_listen;  // HOST:PORT of the Prometheus endpoint; empty: none
+  // Beyond loopback, too, although it is plain HTTP without credentials.
+  bool allow_insecure_metrics = false;
   bool reflection = false;
   std::string port_file;  // the first listening port is written here once the server is ready
   std::string log_level = "info";

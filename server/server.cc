@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "config/address.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/wire/enums.h"
 #include "server/attention_service.h"
@@ -354,7 +355,13 @@ absl::Status Server::Parts::OpenFronts() {
   const std::string tcp_tenant = asks ? "" : kDefaultTenant;
 
   std::set<std::string> admins(options.admins.begin(), options.admins.end());
-  if (admins.empty()) admins = {kDefaultTenant, TenantOfUser(geteuid())};
+  if (admins.empty()) {
+    admins.insert(TenantOfUser(geteuid()));
+    // Everybody on this machine, where nobody else can come.
+    if (std::all_of(options.listen.begin(), options.listen.end(), IsLocal)) {
+      admins.insert(kDefaultTenant);
+    }
+  }
 
   auto opened = std::make_unique<Fronts>([=, this](std::optional<uid_t> user) {
     return GrpcFront::Start(

@@ -23,6 +23,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& target) {
   grpc::ChannelArguments arguments;
@@ -188,6 +189,48 @@ TEST_F(ServerProgram, RefusesABadConfigurationFile) {
   ExpectExit({"--config", folder_.File("nowhere.conf")}, 2, HasSubstr("nowhere.conf"));
 }
 
+TEST_F(ServerProgram, TenantsHaveTablesInTheConfigurationFile) {
+  const std::string file =
+      WriteConfig("[tenant.default]\ntensor-memory = \"3MiB\"\ntensors = 5\nstreams = 6\n");
+  RunningServer server({"--config", file});
+  const v1::Limits limits = InfoOf(server.target()).limits();
+  EXPECT_EQ(limits.tensor_memory_bytes(), 3U << 20);
+  EXPECT_EQ(limits.max_tensors(), 5U);
+  EXPECT_EQ(limits.max_streams(), 6U);
+  ExpectExit({"--config", WriteConfig("[tenant.a]\n\nstreams = \"some\"\n")}, 2,
+             HasSubstr("sage.conf:3: streams: must be a whole number, or a size"));
+  ExpectExit({"--config", WriteConfig("[tenant.a]\ncertificates = \"x\"\n")}, 2,
+             HasSubstr("sage.conf:2: certificates: must be strings, in brackets"));
+  ExpectExit({"--config", WriteConfig("[tenant.a]\nsecret = 1\n")}, 2,
+             HasSubstr("sage.conf:2: unknown key 'secret'"));
+  ExpectExit({"--config", WriteConfig("[tenant.\"uid:0\"]\n")}, 2,
+             HasSubstr("sage.conf:1: tenant: a tenant's name has"));
+}
+
+TEST_F(ServerProgram, MakesTokens) {
+  const std::string file = folder_.File("tokens.toml");
+  ChildProcess made(SAGE_SERVER_PROGRAM, {"make-token", "team-a", "--tokens", file});
+  EXPECT_EQ(made.Wait(), 0);
+  std::string token = made.out();
+  ASSERT_THAT(token, ::testing::MatchesRegex("sage_[0-9a-f]{16}_[0-9a-f]{64}\n"));
+  token.pop_back();
+  EXPECT_THAT(ReadFile(file), AllOf(HasSubstr("team-a"), Not(HasSubstr(token.substr(21)))));
+  EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms(0600));
+  RunningServer server({"--tokens", file});
+  const auto stub = v1::Server::NewStub(Connect(server.target()));
+  grpc::ClientContext context;
+  context.AddMetadata("authorization", "Bearer " + token);
+  v1::ServerInfo info;
+  const grpc::Status status = stub->GetInfo(&context, {}, &info);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(info.tenant(), "team-a");
+
+  ExpectExit({"make-token", "team-a"}, 2, HasSubstr("--tokens"));
+  ExpectExit({"make-token", "uid:0", "--tokens", file}, 2, HasSubstr("a tenant's name has"));
+  ExpectExit({"make-token", "a", "--tokens", folder_.File("no/where")}, 1,
+             HasSubstr("No such file or directory"));
+}
+
 TEST_F(ServerProgram, RefusesBadFlags) {
   ExpectExit({"--no-such-flag"}, 2, HasSubstr("--no-such-flag"));
   ExpectExit({"stray"}, 2, HasSubstr("stray"));
@@ -209,7 +252,12 @@ TEST_F(ServerProgram, RefusesToServeOthersUnlessToldTo) {
                AllOf(HasSubstr("listen: got " + std::string(address)),
                      HasSubstr("--allow-insecure-remote")));
   }
-  RunningServer server({"--allow-insecure-remote"}, "0.0.0.0:0");
+  ExpectExit(
+      {"--metrics-listen", "0.0.0.0:0"}, 2,
+      AllOf(HasSubstr("metrics-listen: got 0.0.0.0:0"), HasSubstr("--allow-insecure-metrics")));
+  RunningServer server(
+      {"--allow-insecure-remote", "--allow-insecure-metrics", "--metrics-listen", "0.0.0.0:0"},
+      "0.0.0.0:0");
   const auto stub = v1::Attention::NewStub(Connect(server.target()));
   EXPECT_TRUE(AttendsRightly(*stub, sample_));
 }
