@@ -123,8 +123,13 @@ class SettingsFile {
     const std::vector<std::string> values = table.Texts(key);
     if (values.empty()) return std::nullopt;
     std::string text = values.front();
+    std::string error;
+    try {
+      error = Bytes()(text);
+    } catch (const CLI::Error& unknown_unit) {
+      error = unknown_unit.what();
+    }
     std::uint64_t size = 0;
-    const std::string error = Bytes()(text);
     if (values.size() > 1 || !error.empty() || !absl::SimpleAtoi(text, &size)) {
       table.Refuse(key, "must be a whole number, or a size such as \"4GiB\"");
     }
