@@ -8,8 +8,8 @@
 
 namespace sage::server {
 
-// OK where the server at `target`, HOST:PORT or unix:PATH, answers SERVING within a few seconds;
-// else UNAVAILABLE, or the status of the failed call.
+// OK where the server at `target`, unix:PATH or a HOST:PORT without TLS, answers SERVING within a
+// few seconds; else UNAVAILABLE, or the status of the failed call.
 absl::Status ProbeHealth(const std::string& target);
 
 }  // namespace sage::server

@@ -183,7 +183,9 @@ TEST_F(CapacityErrors, DeadlinePassesBeforePayload) {
 }
 
 TEST_F(CapacityErrors, DeadlineThatTheDeviceCannotMeet) {
-  Start(TestServerOptions());
+  server::ServerOptions options = TestServerOptions();
+  options.default_deadline = std::chrono::hours(24 * 30);  // enough with any sanitizer
+  Start(options);
   Sample hopeless;  // of many seconds of any processor
   hopeless.problem = SmallProblem();
   hopeless.problem.seqlen_q = hopeless.problem.seqlen_k = 200000;
