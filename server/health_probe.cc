@@ -12,7 +12,7 @@
 namespace sage::server {
 namespace {
 
-constexpr std::chrono::seconds kPatience{3};
+constexpr std::chrono::seconds kPatience{5};
 
 // HealthCheckResponse { status: SERVING }, in all its bytes: the messages of grpc.health.v1 come
 // with gRPC's server but not with its headers.
