@@ -17,6 +17,18 @@ __device__ __forceinline__ void MarkKey(std::uint32_t* bad_keys, std::uint32_t k
   atomicOr(&bad_keys[key / 32], 1U << (key % 32));
 }
 
+// Not zero where an element of a word, two 16-bit ones or four of e4m3, is not finite.
+template <typename Element>
+__device__ __forceinline__ std::uint32_t BadElements(std::uint32_t word) {
+  // Without their signs such elements are the largest: adding this carries into the sign.
+  constexpr bool kHalf = std::is_same_v<Element, __half>;
+  constexpr std::uint32_t kCarry = kHalf ? 0x04000400U : 0x00800080U;
+  return ((word & 0x7fff7fffU) + kCarry) & 0x80008000U;
+}
+__device__ __forceinline__ std::uint32_t BadE4m3(std::uint32_t word) {
+  return ((word & 0x7f7f7f7fU) + 0x01010101U) & 0x80808080U;
+}
+
 inline constexpr int kNoBadKey = 0x7fffffff;
 
 // The first key that is marked, or kNoBadKey.
@@ -30,15 +42,10 @@ __device__ __forceinline__ int FirstBadKey(const std::uint32_t* bad_keys) {
 template <typename Element>
 __device__ __forceinline__ void ContainBadElements(uint4* words, std::uint32_t key,
                                                    std::uint32_t* bad_keys) {
-  constexpr std::uint32_t kExponent = std::is_same_v<Element, __half> ? 0x7c00U : 0x7f80U;
-  const std::uint32_t pairs[4] = {words->x, words->y, words->z, words->w};
-  bool bad = false;
-#pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    bad |= (pairs[w] & kExponent) == kExponent;
-    bad |= (pairs[w] >> 16 & kExponent) == kExponent;
+  if ((BadElements<Element>(words->x) | BadElements<Element>(words->y) |
+       BadElements<Element>(words->z) | BadElements<Element>(words->w)) == 0) {
+    return;
   }
-  if (!bad) return;
   *words = make_uint4(0, 0, 0, 0);
   MarkKey(bad_keys, key);
 }

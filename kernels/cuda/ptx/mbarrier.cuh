@@ -46,6 +46,19 @@ __device__ __forceinline__ void Wait(std::uint64_t* barrier, std::uint32_t parit
       : "memory");
 }
 
+// Whether a wait for `parity` would return at once. Asked for ahead of its use: it takes a while.
+__device__ __forceinline__ bool IsComplete(std::uint64_t* barrier, std::uint32_t parity) {
+  std::uint32_t complete;
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, done;\n}"
+      : "=r"(complete)
+      : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(barrier))), "r"(parity)
+      : "memory");
+  return complete != 0;
+}
+
 }  // namespace sage::cuda::ptx
 
 #endif  // SAGE_KERNELS_CUDA_PTX_MBARRIER_CUH_

@@ -44,17 +44,20 @@ __device__ __forceinline__ void Settle(T (&registers)[kCount]) {
 inline constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
 inline constexpr std::uint64_t kSwizzle64 = std::uint64_t{2} << 62;
 
-// Describes a B operand. Offsets are in bytes, multiples of 16: `leading` from one tile of columns
-// to the next where B is not transposed, `stride` from eight rows of a tile to the next eight.
-__device__ __forceinline__ std::uint64_t MatrixDescriptor(std::uint32_t smem, std::uint32_t leading,
-                                                          std::uint32_t stride,
-                                                          std::uint64_t swizzle) {
-  return static_cast<std::uint64_t>((smem & 0x3ffffU) >> 4) |
-         static_cast<std::uint64_t>(leading >> 4) << 16 |
+// Describes a B operand in shared memory at `smem`. Offsets are in bytes, multiples of 16:
+// `leading` from one tile of columns to the next where B is not transposed, `stride` from eight
+// rows of a tile to the next eight.
+__device__ __forceinline__ constexpr std::uint64_t MatrixDescriptor(std::uint32_t smem,
+                                                                    std::uint32_t leading,
+                                                                    std::uint32_t stride,
+                                                                    std::uint64_t swizzle) {
+  return static_cast<std::uint64_t>(smem >> 4 | leading >> 4 << 16) |
          static_cast<std::uint64_t>(stride >> 4) << 32 | swizzle;
 }
-// What is added to a descriptor to move it on.
-__device__ __forceinline__ constexpr std::uint64_t DescriptorStep(int bytes) { return bytes / 16; }
+// What is added to a descriptor for what lies `bytes` further on: addresses never carry.
+__device__ __forceinline__ constexpr std::uint64_t DescriptorStep(std::uint32_t bytes) {
+  return bytes >> 4;
+}
 
 // Element type of e4m3 operands.
 struct E4m3 {};
@@ -78,62 +81,70 @@ struct E4m3 {};
 #define SAGE_READ_WRITE_INT(x) "+r"(x)
 #define SAGE_READ_WRITE_FLOAT(x) "+f"(x)
 #define SAGE_WRITE_INT(x) "=&r"(x)
-#define SAGE_WgmmaScores_FLOAT(x) "=&f"(x)
-// Not write-only: partial sums then keep their registers from one turn of a loop to the next.
-#define SAGE_WgmmaValues_FLOAT(x) "+f"(x)
+#define SAGE_WRITE_FLOAT(x) "=&f"(x)
 
-// Defines Wgmma(B's element type, d, a, b) for one shape, and WgmmaFirst(), which sets d where
-// Wgmma() adds to it. The places of a and b follow those of d.
-#define SAGE_WGMMA(kind, element, type, count, shape, tail, WRITE, READ_WRITE, a0, a1, a2, a3, b) \
-  __device__ __forceinline__ void kind##First(                                                    \
-      element, type(&d)[count], const std::uint32_t(&a)[4], std::uint64_t descriptor) {           \
-    asm volatile("{.reg .pred add; setp.ne.b32 add, 0, 0; wgmma.mma_async.sync.aligned." shape    \
-                 " {" SAGE_P##count "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b ", add" tail ";}"   \
-                 : SAGE_D##count(WRITE)                                                           \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor));                  \
+// One product. `d_places` are the places of its `count` sums, `a0` to `add` those of the operands.
+#define SAGE_WGMMA(shape, tail, d_places, a0, a1, a2, a3, b, add)                       \
+  "{.reg .pred adds; setp.ne.b32 adds, " add ", 0; wgmma.mma_async.sync.aligned." shape \
+  " {" d_places "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b ", adds" tail ";}"
+
+// Scores: B is a tile of 64 keys, its rows keys; a step is 32 bytes of channels. WgmmaScoresFirst()
+// sets d, WgmmaScores() adds to it.
+#define SAGE_SCORES(element, type, TYPE, shape, tail)                                             \
+  __device__ __forceinline__ void WgmmaScoresFirst(element, type(&d)[32],                         \
+                                                   const std::uint32_t(&a)[4], std::uint64_t b) { \
+    asm volatile(SAGE_WGMMA(shape, tail, SAGE_P32, "%32", "%33", "%34", "%35", "%36", "%37")      \
+                 : SAGE_D32(SAGE_WRITE_##TYPE)                                                    \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(0));                   \
   }                                                                                               \
-  __device__ __forceinline__ void kind(element, type(&d)[count], const std::uint32_t(&a)[4],      \
-                                       std::uint64_t descriptor) {                                \
-    asm volatile("{.reg .pred add; setp.eq.b32 add, 0, 0; wgmma.mma_async.sync.aligned." shape    \
-                 " {" SAGE_P##count "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " b ", add" tail ";}"   \
-                 : SAGE_D##count(READ_WRITE)                                                      \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor));                  \
+  __device__ __forceinline__ void WgmmaScores(element, type(&d)[32], const std::uint32_t(&a)[4],  \
+                                              std::uint64_t b) {                                  \
+    asm volatile(SAGE_WGMMA(shape, tail, SAGE_P32, "%32", "%33", "%34", "%35", "%36", "%37")      \
+                 : SAGE_D32(SAGE_READ_WRITE_##TYPE)                                               \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));                   \
   }
-#define SAGE_WGMMA_FLOAT(kind, element, count, shape, tail, ...)                                   \
-  SAGE_WGMMA(kind, element, float, count, shape, tail, SAGE_##kind##_FLOAT, SAGE_READ_WRITE_FLOAT, \
-             __VA_ARGS__)
-
-// Scores: B is a tile of 64 keys, its rows keys; a step is 32 bytes of channels.
-SAGE_WGMMA(WgmmaScores, std::int8_t, int, 32, "m64n64k32.s32.s8.s8", "", SAGE_WRITE_INT,
-           SAGE_READ_WRITE_INT, "%32", "%33", "%34", "%35", "%36")
-SAGE_WGMMA_FLOAT(WgmmaScores, __half, 32, "m64n64k16.f32.f16.f16", ", 1, 1, 0", "%32", "%33", "%34",
-                 "%35", "%36")
-SAGE_WGMMA_FLOAT(WgmmaScores, __nv_bfloat16, 32, "m64n64k16.f32.bf16.bf16", ", 1, 1, 0", "%32",
-                 "%33", "%34", "%35", "%36")
+// The same with A in shared memory, described as B is.
+#define SAGE_SCORES_OF_TILE(name, CONSTRAINT, add)                                          \
+  __device__ __forceinline__ void name(std::int8_t, int(&d)[32], std::uint64_t a,           \
+                                       std::uint64_t b) {                                   \
+    asm volatile(                                                                           \
+        "{.reg .pred adds; setp.ne.b32 adds, %34, 0; "                                      \
+        "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {" SAGE_P32 "}, %32, %33, adds;}" \
+        : SAGE_D32(CONSTRAINT)                                                              \
+        : "l"(a), "l"(b), "n"(add));                                                        \
+  }
+SAGE_SCORES_OF_TILE(WgmmaScoresFirst, SAGE_WRITE_INT, 0)
+SAGE_SCORES_OF_TILE(WgmmaScores, SAGE_READ_WRITE_INT, 1)
+SAGE_SCORES(std::int8_t, int, INT, "m64n64k32.s32.s8.s8", "")
+SAGE_SCORES(__half, float, FLOAT, "m64n64k16.f32.f16.f16", ", 1, 1, 0")
+SAGE_SCORES(__nv_bfloat16, float, FLOAT, "m64n64k16.f32.bf16.bf16", ", 1, 1, 0")
 
 // Sums of values: B's rows are keys for 16-bit elements, a step being 16 keys, and channels for
-// e4m3, a step being 32 keys.
-SAGE_WGMMA_FLOAT(WgmmaValues, __half, 32, "m64n64k16.f32.f16.f16", ", 1, 1, 1", "%32", "%33", "%34",
-                 "%35", "%36")
-SAGE_WGMMA_FLOAT(WgmmaValues, __half, 36, "m64n72k16.f32.f16.f16", ", 1, 1, 1", "%36", "%37", "%38",
-                 "%39", "%40")
-SAGE_WGMMA_FLOAT(WgmmaValues, __half, 64, "m64n128k16.f32.f16.f16", ", 1, 1, 1", "%64", "%65",
-                 "%66", "%67", "%68")
-SAGE_WGMMA_FLOAT(WgmmaValues, __nv_bfloat16, 32, "m64n64k16.f32.bf16.bf16", ", 1, 1, 1", "%32",
-                 "%33", "%34", "%35", "%36")
-SAGE_WGMMA_FLOAT(WgmmaValues, __nv_bfloat16, 36, "m64n72k16.f32.bf16.bf16", ", 1, 1, 1", "%36",
-                 "%37", "%38", "%39", "%40")
-SAGE_WGMMA_FLOAT(WgmmaValues, __nv_bfloat16, 64, "m64n128k16.f32.bf16.bf16", ", 1, 1, 1", "%64",
-                 "%65", "%66", "%67", "%68")
-SAGE_WGMMA_FLOAT(WgmmaValues, E4m3, 36, "m64n72k32.f32.e4m3.e4m3", ", 1, 1", "%36", "%37", "%38",
-                 "%39", "%40")
-SAGE_WGMMA_FLOAT(WgmmaValues, E4m3, 68, "m64n136k32.f32.e4m3.e4m3", ", 1, 1", "%68", "%69", "%70",
-                 "%71", "%72")
+// e4m3, a step being 32 keys. Adds to d, or sets it where `add` is 0.
+#define SAGE_VALUES(element, count, shape, tail, a0, a1, a2, a3, b_place, add_place)        \
+  __device__ __forceinline__ void WgmmaValues(                                              \
+      element, float(&d)[count], const std::uint32_t(&a)[4], std::uint64_t b, int add) {    \
+    asm volatile(SAGE_WGMMA(shape, tail, SAGE_P##count, a0, a1, a2, a3, b_place, add_place) \
+                 : SAGE_D##count(SAGE_READ_WRITE_FLOAT)                                     \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));           \
+  }
+SAGE_VALUES(__half, 32, "m64n64k16.f32.f16.f16", ", 1, 1, 1", "%32", "%33", "%34", "%35", "%36",
+            "%37")
+SAGE_VALUES(__half, 64, "m64n128k16.f32.f16.f16", ", 1, 1, 1", "%64", "%65", "%66", "%67", "%68",
+            "%69")
+SAGE_VALUES(__nv_bfloat16, 32, "m64n64k16.f32.bf16.bf16", ", 1, 1, 1", "%32", "%33", "%34", "%35",
+            "%36", "%37")
+SAGE_VALUES(__nv_bfloat16, 64, "m64n128k16.f32.bf16.bf16", ", 1, 1, 1", "%64", "%65", "%66", "%67",
+            "%68", "%69")
+SAGE_VALUES(E4m3, 36, "m64n72k32.f32.e4m3.e4m3", ", 1, 1", "%36", "%37", "%38", "%39", "%40", "%41")
+SAGE_VALUES(E4m3, 68, "m64n136k32.f32.e4m3.e4m3", ", 1, 1", "%68", "%69", "%70", "%71", "%72",
+            "%73")
 
-#undef SAGE_WGMMA_FLOAT
+#undef SAGE_VALUES
+#undef SAGE_SCORES_OF_TILE
+#undef SAGE_SCORES
 #undef SAGE_WGMMA
-#undef SAGE_WgmmaValues_FLOAT
-#undef SAGE_WgmmaScores_FLOAT
+#undef SAGE_WRITE_FLOAT
 #undef SAGE_WRITE_INT
 #undef SAGE_READ_WRITE_FLOAT
 #undef SAGE_READ_WRITE_INT

@@ -25,9 +25,13 @@ inline constexpr float kLargestFoldedMax = 262144.0F;
 
 // The same in every lane, as the compiler then knows: addresses that follow from it need no vector
 // registers.
-__device__ __forceinline__ int Uniform(std::uint32_t x) {
-  return static_cast<int>(__reduce_or_sync(0xffffffffU, x));
+__device__ __forceinline__ std::uint32_t Uniform(std::uint32_t x) {
+  return __reduce_or_sync(0xffffffffU, x);
 }
+
+// A score unit (log2) below which fma(masked INT8 score, unit, -maximum) may be so small that its
+// power of two is not 0.
+inline constexpr float kSmallestFoldedUnit = 0x1p-22F;
 
 // What a masked score becomes: less than any other.
 template <typename Score>
@@ -77,6 +81,7 @@ class ConsumerTile {
                                           const TileContext& context, int warpgroup)
       : storage_(storage),
         context_(context),
+        warpgroup_(warpgroup),
         first_row_(warpgroup * kConsumerRows + ptx::ThreadIndex() % 128 / 32 * 16) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -93,9 +98,11 @@ class ConsumerTile {
     const int lane = ptx::ThreadIndex() % 32;
     const std::uint32_t smem =
         __cvta_generic_to_shared(storage_.q) + Tile::Offset(first_row_ + lane % 16, lane / 16);
+    if constexpr (!Policy::kShortOfRegisters) {
 #pragma unroll
-    for (int step = 0; step < Policy::kScoreSteps; ++step) {
-      ptx::LoadMatrices(q_[step], Tile::Step(smem, step));
+      for (int step = 0; step < Policy::kScoreSteps; ++step) {
+        ptx::LoadMatrices(q_[step], Tile::Step(smem, step));
+      }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -105,14 +112,10 @@ class ConsumerTile {
 
   // All listed blocks, at least one, from `place` on. Afterwards the sums are whole.
   __device__ __forceinline__ void AddBlocks(Stage& place) {
-    Stage stage = {Uniform(place.index), static_cast<std::uint32_t>(Uniform(place.parity))};
-    total_ = Uniform(context_.total);
-    full_ = Uniform(context_.full);
-    if constexpr (Policy::kScoresAhead) {
-      AddBlocksAhead(stage);
-    } else {
-      AddBlocksInTurn(stage);
-    }
+    Stage stage = {Uniform(place.index), Uniform(place.parity)};
+    total_ = static_cast<int>(Uniform(context_.total));
+    full_ = static_cast<int>(Uniform(context_.full));
+    AddBlocksAhead(stage);
     place = stage;
   }
 
@@ -155,105 +158,107 @@ class ConsumerTile {
     return first_row_ + half * 8 + ptx::ThreadIndex() % 32 / 4;
   }
   // This warp is done with a stage.
-  __device__ __forceinline__ void Release(int stage) {
+  __device__ __forceinline__ void Release(std::uint32_t stage) {
     __syncwarp();
     if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage_.stage_empty[stage]);
   }
 
-  // Waits for a block and issues its scores.
-  __device__ __forceinline__ void MultiplyKeys(const Stage& stage, Scores& scores) {
+  // Issues the scores of a block, once it is there.
+  __device__ __forceinline__ void MultiplyKeys(const Stage& stage, bool exists, Scores& scores) {
     constexpr int kTileRowBytes = Policy::kScoreRowBytes == 64 ? 64 : 128;
     constexpr int kStepsPerTile = kTileRowBytes / 32;
-    ptx::Wait(&storage_.stage_full[stage.index], stage.parity);
-    const std::uint64_t descriptor = ptx::MatrixDescriptor(
-        __cvta_generic_to_shared(storage_.k[stage.index]), 16, 8 * kTileRowBytes,
-        kTileRowBytes == 64 ? ptx::kSwizzle64 : ptx::kSwizzle128);
+    if (__builtin_expect(!ready_ && exists, 0)) {
+      ptx::Wait(&storage_.stage_full[stage.index], stage.parity);
+    }
+    const std::uint64_t descriptor =
+        ptx::MatrixDescriptor(__cvta_generic_to_shared(storage_.k[0]), 16, 8 * kTileRowBytes,
+                              kTileRowBytes == 64 ? ptx::kSwizzle64 : ptx::kSwizzle128) +
+        ptx::DescriptorStep(stage.index * Policy::kKeyTileBytes);
     ptx::WgmmaFence();
 #pragma unroll
     for (int step = 0; step < Policy::kScoreSteps; ++step) {
       const std::uint64_t at =
           descriptor + ptx::DescriptorStep(step / kStepsPerTile * kBlockKeys * kTileRowBytes +
                                            step % kStepsPerTile * 32);
+      const auto& q = Queries(step);
       if (step == 0) {
-        ptx::WgmmaScoresFirst(typename Policy::ScoreElement{}, scores, q_[step], at);
+        ptx::WgmmaScoresFirst(typename Policy::ScoreElement{}, scores, q, at);
       } else {
-        ptx::WgmmaScores(typename Policy::ScoreElement{}, scores, q_[step], at);
+        ptx::WgmmaScores(typename Policy::ScoreElement{}, scores, q, at);
       }
     }
   }
 
+  // The A operand of a step of the scores.
+  __device__ __forceinline__ decltype(auto) Queries(int step) {
+    if constexpr (Policy::kShortOfRegisters) {
+      static_assert(Policy::kScoreRowBytes == 128);
+      const std::uint64_t descriptor = ptx::MatrixDescriptor(
+          __cvta_generic_to_shared(storage_.q), 16, 8 * Policy::kScoreRowBytes, ptx::kSwizzle128);
+      return descriptor +
+             ptx::DescriptorStep(warpgroup_ * kConsumerRows * Policy::kScoreRowBytes + step * 32);
+    } else {
+      return (q_[step]);
+    }
+  }
+
   // Issues the sums of p v.
-  __device__ __forceinline__ void MultiplyValues(int stage, const Probabilities& p) {
-    const std::uint32_t smem = __cvta_generic_to_shared(storage_.v[stage]);
+  __device__ __forceinline__ void MultiplyValues(std::uint32_t stage, const Probabilities& p) {
+    const std::uint32_t smem = __cvta_generic_to_shared(storage_.v[0]);
     ptx::WgmmaFence();
     if constexpr (Policy::kE4m3Values) {
       const std::uint64_t descriptor =
-          ptx::MatrixDescriptor(smem, 16, 8 * kBlockKeys, ptx::kSwizzle64);
-      ptx::WgmmaValuesFirst(ptx::E4m3{}, part_, p[0], descriptor);
-      ptx::WgmmaValues(ptx::E4m3{}, part_, p[1], descriptor + ptx::DescriptorStep(32));
+          ptx::MatrixDescriptor(smem, 16, 8 * kBlockKeys, ptx::kSwizzle64) +
+          ptx::DescriptorStep(stage * Policy::kValueTileBytes);
+      ptx::WgmmaValues(ptx::E4m3{}, part_, p[0], descriptor, 0);
+      ptx::WgmmaValues(ptx::E4m3{}, part_, p[1], descriptor + ptx::DescriptorStep(32), 1);
     } else {
       const std::uint64_t descriptor =
-          ptx::MatrixDescriptor(smem, kBoxBytes, 8 * kBoxRowBytes, ptx::kSwizzle128);
+          ptx::MatrixDescriptor(smem, kBoxBytes, 8 * kBoxRowBytes, ptx::kSwizzle128) +
+          ptx::DescriptorStep(stage * Policy::kValueTileBytes);
 #pragma unroll
       for (int step = 0; step < Policy::kValueSteps; ++step) {
         ptx::WgmmaValues(typename Policy::Element{}, out_, p[step],
-                         descriptor + ptx::DescriptorStep(step * 16 * kBoxRowBytes));
+                         descriptor + ptx::DescriptorStep(step * 16 * kBoxRowBytes), 1);
       }
     }
+  }
+
+  // Asks ahead for what a turn needs first: whether the block in `next` is there, and the scale of
+  // the keys in `stage`, which is.
+  __device__ __forceinline__ void LookAhead(std::uint32_t stage, const Stage& next) {
+    if constexpr (Policy::kInt8Scores) k_scale_ = storage_.k_scale[stage];
+    ready_ = ptx::IsComplete(&storage_.stage_full[next.index], next.parity);
   }
 
   // The scores of a block are computed under the softmax of the one before, and so are the sums.
   __device__ __forceinline__ void AddBlocksAhead(Stage& stage) {
     Scores even;
     Scores odd;
-    Probabilities p[2];
-    MultiplyKeys(stage, even);
+    Probabilities p[Policy::kShortOfRegisters ? 1 : 2];
+    Probabilities& even_p = p[0];
+    Probabilities& odd_p = p[Policy::kShortOfRegisters ? 0 : 1];
+    MultiplyKeys(stage, /*exists=*/true, even);
     ptx::WgmmaCommit();
+    LookAhead(stage.index, After(stage));
     ptx::WgmmaWait<0>();
     ptx::Settle(even);
-    Turn<true>(0, stage, even, odd, p[1], p[0]);
+    Turn<true>(0, stage, even, odd, odd_p, even_p);
     int i = 1;
     for (; i + 1 < total_; i += 2) {
-      Turn<false>(i, stage, odd, even, p[0], p[1]);
-      Turn<false>(i + 1, stage, even, odd, p[1], p[0]);
+      Turn<false>(i, stage, odd, even, even_p, odd_p);
+      Turn<false>(i + 1, stage, even, odd, odd_p, even_p);
     }
     if (i < total_) {
-      Turn<false>(i, stage, odd, even, p[0], p[1]);
+      Turn<false>(i, stage, odd, even, even_p, odd_p);
 #pragma unroll
-      for (int e = 0; e < 4 * Policy::kValueSteps; ++e) p[0][e / 4][e % 4] = p[1][e / 4][e % 4];
+      for (int e = 0; e < 4 * Policy::kValueSteps; ++e) even_p[e / 4][e % 4] = odd_p[e / 4][e % 4];
     }
-    MultiplyValues(Previous(stage.index), p[0]);
+    MultiplyValues(Before(stage), even_p);
     ptx::WgmmaCommit();
     ptx::WgmmaWait<0>();
-    AddProducts<false>();
-    Release(Previous(stage.index));
-  }
-
-  // The same with less registers: scores and sums are computed under the softmax of the other
-  // warpgroup.
-  __device__ __forceinline__ void AddBlocksInTurn(Stage& stage) {
-    Scores scores;
-    Probabilities p;
-    MultiplyKeys(stage, scores);
-    ptx::WgmmaCommit();
-    ptx::WgmmaWait<0>();
-    ptx::Settle(scores);
-#pragma unroll 1
-    for (int i = 0; i < total_; ++i) {
-      const Stage current = stage;
-      float factor[2];
-      const bool raised = TakeBlock<false>(i, current.index, scores, p, factor);
-      Rescale(raised, factor);
-      stage.Advance();
-      MultiplyKeys(Choose(i + 1 < total_, stage, current), scores);
-      MultiplyValues(current.index, p);
-      ptx::WgmmaCommit();
-      ptx::WgmmaWait<0>();
-      ptx::Settle(scores);
-      SettleAll(p);
-      AddProducts<false>();
-      Release(current.index);
-    }
+    AddProducts();
+    Release(Before(stage));
   }
 
   // Turn i: `scores` are those of entry i of the list, which become `p`; `next` takes those of the
@@ -262,58 +267,83 @@ class ConsumerTile {
   __device__ __forceinline__ void Turn(int i, Stage& stage, Scores& scores, Scores& next,
                                        Probabilities& last, Probabilities& p) {
     const Stage current = stage;
+    const float k_scale = k_scale_;
     stage.Advance();
-    // After the last entry there is nothing to multiply. A branch would have the compiler wait for
-    // products one by one, so the scores are computed once more, for nobody.
-    MultiplyKeys(Choose(i + 1 < total_, stage, current), next);
-    if constexpr (!kFirst) MultiplyValues(Previous(current.index), last);
+    // After the last entry there is nothing to multiply, but a branch would have the compiler wait
+    // for products one by one: whatever lies in the next stage is multiplied, for nobody.
+    const bool more = i + 1 < total_;
+    if constexpr (Policy::kShortOfRegisters) {
+      if constexpr (!kFirst) MultiplyValues(Before(current), last);
+      ptx::WgmmaCommit();
+      MultiplyKeys(stage, more, next);
+    } else {
+      MultiplyKeys(stage, more, next);
+      if constexpr (!kFirst) MultiplyValues(Before(current), last);
+    }
     ptx::WgmmaCommit();
+    LookAhead(stage.index, After(stage));
 
+    const float unit[2] = {row_unit_[0] * k_scale, row_unit_[1] * k_scale};
+    // The common case: every row sees the whole block, and 16-bit probabilities stay in range with
+    // the maximum as it is. Whether they did is looked at when everything else is done.
+    const float sums_before[2] = {sum_[0], sum_[1]};
     float factor[2];
-    const bool raised = TakeBlock<kFirst>(i, current.index, scores, p, factor);
+    bool taken = false;
+    if constexpr (Policy::kE4m3Values || kFirst) {
+      Raise(i, current.index, unit, scores, p, factor);
+    } else if (__builtin_expect(i < full_ && !huge_, 1)) {
+      taken = TakeBelowLimit(scores, unit, p);
+    }
 
     ptx::WgmmaWait<0>();
     ptx::Settle(next);
-    if constexpr (!kFirst) SettleAll(last);
-    AddProducts<kFirst>();
-    if (Policy::kE4m3Values || !kFirst) Rescale(raised, factor);
-    if constexpr (!kFirst) Release(Previous(current.index));
-  }
-
-  // Brings the sums to maxima that were raised; e4m3: with the next products.
-  __device__ __forceinline__ void Rescale(bool raised, const float (&factor)[2]) {
+    if constexpr (!kFirst) {
+      if constexpr (!Policy::kShortOfRegisters) SettleAll(last);
+      AddProducts();
+      Release(Before(current));
+    }
     if constexpr (Policy::kE4m3Values) {
       decay_[0] = factor[0];
       decay_[1] = factor[1];
-    } else if (__builtin_expect(raised, 0)) {
+    } else if constexpr (!kFirst) {
+      if (__builtin_expect(!taken, 0)) {
+        sum_[0] = sums_before[0];
+        sum_[1] = sums_before[1];
+        Raise(i, current.index, unit, scores, p, factor);
 #pragma unroll
-      for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
+        for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
+      }
     }
   }
 
-  // Turns the scores of entry i into probabilities. Returns whether maxima were raised: then sums
-  // before it are to be multiplied by `factor`, which always holds where values are e4m3.
-  template <bool kFirst>
-  __device__ __forceinline__ bool TakeBlock(int i, int stage, Scores& scores, Probabilities& p,
-                                            float (&factor)[2]) {
-    const float k_scale = Policy::kInt8Scores ? storage_.k_scale[stage] : 1.0F;
-    const float unit[2] = {row_unit_[0] * k_scale, row_unit_[1] * k_scale};
-    const bool partial = i >= full_;
-    if constexpr (kFirst || Policy::kE4m3Values) {
-      if (__builtin_expect(partial, 0)) MaskScores(i, stage, scores);
-      RaiseMax(scores, unit, factor);
-      if (__builtin_expect(partial || huge_, 0)) {
-        TakeProbabilities<true>(scores, unit, p, sum_);
-      } else {
-        TakeProbabilities<false>(scores, unit, p, sum_);
-      }
-      return true;
+  // Products under way have arrived. e4m3: adds them to the sums (two-level accumulation,
+  // SageAttention2), which it first brings to their maximum.
+  __device__ __forceinline__ void AddProducts() {
+    if constexpr (Policy::kE4m3Values) {
+      ptx::Settle(part_);
+#pragma unroll
+      for (int e = 0; e < Policy::kSums; ++e) out_[e] = fmaf(out_[e], decay_[e / 2 % 2], part_[e]);
     } else {
-      if (__builtin_expect(!partial && !huge_, 1) && TakeBelowLimit(scores, unit, p)) return false;
-      if (partial) MaskScores(i, stage, scores);
-      RaiseMax(scores, unit, factor);
+      ptx::Settle(out_);
+    }
+  }
+  // Turns the scores of entry i into probabilities by their own maxima; sums before it are to be
+  // multiplied by `factor`.
+  __device__ __forceinline__ void Raise(int i, std::uint32_t stage, const float (&unit)[2],
+                                        Scores& scores, Probabilities& p, float (&factor)[2]) {
+    const bool partial = i >= full_;
+    if (__builtin_expect(partial, 0)) MaskScores(i, stage, scores);
+    RaiseMax(scores, unit, factor);
+    if constexpr (Policy::kShortOfRegisters) {
+      ptx::WgmmaWait<1>();  // the tensor cores have read the last ones
+      SettleAll(p);
+    }
+    // True for NaN as well.
+    const bool small = !(fminf(unit[0], unit[1]) >= kSmallestFoldedUnit);
+    if (__builtin_expect(huge_ || (partial && __any_sync(0xffffffffU, small)), 0)) {
       TakeProbabilities<true>(scores, unit, p, sum_);
-      return true;
+    } else {
+      TakeProbabilities<false>(scores, unit, p, sum_);
     }
   }
 
@@ -323,27 +353,12 @@ class ConsumerTile {
     for (int step = 0; step < Policy::kValueSteps; ++step) ptx::Settle(p[step]);
   }
 
-  // By value: a conditional operator of places would have them in memory.
-  static __device__ __forceinline__ Stage Choose(bool first, Stage a, Stage b) {
-    return {first ? a.index : b.index, first ? a.parity : b.parity};
+  static __device__ __forceinline__ Stage After(Stage stage) {
+    stage.Advance();
+    return stage;
   }
-  static __device__ __forceinline__ int Previous(int stage) {
-    return stage == 0 ? Policy::kStages - 1 : stage - 1;
-  }
-
-  // The products under way have arrived. e4m3: adds them to the sums (two-level accumulation,
-  // SageAttention2), which it first brings to their maximum.
-  template <bool kNone>
-  __device__ __forceinline__ void AddProducts() {
-    if constexpr (kNone) {
-      return;
-    } else if constexpr (Policy::kE4m3Values) {
-      ptx::Settle(part_);
-#pragma unroll
-      for (int e = 0; e < Policy::kSums; ++e) out_[e] = fmaf(out_[e], decay_[e / 2 % 2], part_[e]);
-    } else {
-      ptx::Settle(out_);
-    }
+  static __device__ __forceinline__ std::uint32_t Before(const Stage& stage) {
+    return stage.index == 0 ? Policy::kStages - 1 : stage.index - 1;
   }
 
   // Brings the maxima up to these scores; `factor` is what sums so far are to be multiplied by.
@@ -365,17 +380,15 @@ class ConsumerTile {
     huge_ = __any_sync(0xffffffffU, largest > kLargestFoldedMax);
   }
 
-  // Takes probabilities as they are to a maximum that may be behind. False, with nothing changed
-  // but `p`, where some row of the warp has outgrown it.
+  // Takes probabilities as they are to a maximum that may be behind. False where some row of the
+  // warp has outgrown it.
   __device__ __forceinline__ bool TakeBelowLimit(const Scores& scores, const float (&unit)[2],
                                                  Probabilities& p) {
     float sums[2] = {0.0F, 0.0F};
     TakeProbabilities<false>(scores, unit, p, sums);
-    const bool outgrown = fmaxf(sums[0], sums[1]) > Policy::kSumLimit;
-    if (__any_sync(0xffffffffU, outgrown)) return false;
     sum_[0] += sums[0];
     sum_[1] += sums[1];
-    return true;
+    return !__any_sync(0xffffffffU, fmaxf(sums[0], sums[1]) > Policy::kSumLimit);
   }
 
   // kCareful survives masked scores and very large ones.
@@ -385,8 +398,8 @@ class ConsumerTile {
     float offset[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      offset[half] = kCareful ? max_[half] == kNegativeInfinity ? 0.0F : max_[half]
-                              : Policy::kProbabilityShift - max_[half];
+      const float maximum = max_[half] == kNegativeInfinity ? 0.0F : max_[half];
+      offset[half] = kCareful ? maximum : Policy::kProbabilityShift - maximum;
     }
     const auto take = [&](int index) {
       const int half = index / 2 % 2;
@@ -424,7 +437,7 @@ class ConsumerTile {
 
   // Scores of keys that a row does not see become the least. The sum of a row that sees a key whose
   // V is not finite becomes NaN, as it would have without ContainBadValues().
-  __device__ __forceinline__ void MaskScores(int i, int stage, Scores& scores) {
+  __device__ __forceinline__ void MaskScores(int i, std::uint32_t stage, Scores& scores) {
     constexpr std::uint32_t kNaNBits = 0x7fc00000U;
     const int first_key = __ldg(context_.list + i) * kBlockKeys;
     const int first_bad_key = FirstBadKey(storage_.bad_keys[stage]);
@@ -499,19 +512,29 @@ class ConsumerTile {
 
   SharedStorage<Policy>& storage_;
   const TileContext& context_;
-  const int first_row_;  // of the tile, of this warp's 16
-  int total_;            // of the context, and so is full_
+  const int warpgroup_;
+  const int first_row_;   // of the tile, of this warp's 16
+  bool ready_ = false;    // the block that is multiplied next is known to be there
+  float k_scale_ = 1.0F;  // of the keys whose scores come next
+  int total_;             // of the context, and so is full_
   int full_;
-  bool huge_ = true;  // some row of the warp has a maximum too large for shortcuts, or none yet
-  std::uint32_t q_[Policy::kScoreSteps][4];
+  bool huge_ = false;  // some row of the warp has a maximum too large for shortcuts
+  std::uint32_t q_[Policy::kShortOfRegisters ? 1 : Policy::kScoreSteps][4];
   float row_unit_[2];
   float max_[2];
   float sum_[2];  // of what this thread has of a row; 0 or NaN where the product has the sums
   float out_[Policy::kSums];
   // Products of one block, and what sums before it are to be multiplied by.
   float part_[Policy::kE4m3Values ? Policy::kSums : 1];
-  float decay_[2];
+  float decay_[2] = {1.0F, 1.0F};
 };
+
+// This warp is done with the queries.
+template <typename Policy>
+__device__ __forceinline__ void ReleaseQueries(SharedStorage<Policy>& storage) {
+  __syncwarp();
+  if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.query_empty);
+}
 
 // A consumer warpgroup: its rows of every item.
 template <typename Policy>
@@ -527,9 +550,9 @@ __device__ __forceinline__ void Consume(SharedStorage<Policy>& storage, int warp
     ptx::Wait(&storage.query_full, query.parity);
     query.Advance();
     tile.LoadQueries();
-    __syncwarp();
-    if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.query_empty);
+    if constexpr (!Policy::kShortOfRegisters) ReleaseQueries(storage);
     if (context.total > 0) tile.AddBlocks(stage);
+    if constexpr (Policy::kShortOfRegisters) ReleaseQueries(storage);
     tile.Write();
     __syncwarp();
     if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.context_empty[item.index]);

@@ -29,13 +29,16 @@ struct KernelPolicy {
   static constexpr bool kE4m3Values = kValues == Values::kE4m3;
   static constexpr int kStages = kStagesT;  // blocks of K and V in shared memory
 
-  // Whether there are registers for the scores of two blocks, so that those of the next are
-  // computed under the softmax of this one.
-  static constexpr bool kScoresAhead = kHeadDim == 64 || (kInt8Scores && !kE4m3Values);
+  // Where the sums take most registers, Q stays in shared memory and there is room for the
+  // probabilities of one block only.
+  static constexpr bool kShortOfRegisters = kE4m3Values && kHeadDim == 128;
 
   // Registers of a thread of the first warpgroup and of the others: 504 for one of each.
-  static constexpr int kConsumerRegisters = kScoresAhead ? 216 : 232;
+  static constexpr int kConsumerRegisters =
+      kShortOfRegisters || (kHeadDim == 128 && !kInt8Scores) ? 232 : 216;
   static constexpr int kProducerRegisters = 504 - kConsumers * kConsumerRegisters;
+  // Turns of four rows that a warp quantises at once, as registers allow.
+  static constexpr int kQueryTurns = kShortOfRegisters ? 2 : 4;
 
   using Score = std::conditional_t<kInt8Scores, int, float>;
   using ScoreElement = std::conditional_t<kInt8Scores, std::int8_t, Element>;
@@ -55,8 +58,8 @@ struct KernelPolicy {
   static constexpr int kSums = kChannels + (kOnes ? 4 : 0);
 
   // 16-bit probabilities are taken as they are to a maximum that may be behind the true one, until
-  // what a thread has of a row's sum of a block passes this: each is far inside FP16 then. In e4m3
-  // they are better off with the true maximum: the very largest is then 448, with no rounding
+  // what a thread has of a row's sum of a block passes this: each is far inside FP16 then. e4m3
+  // ones are better off with the true maximum: the very largest is then 448, with no rounding
   // error.
   static constexpr float kSumLimit = 4096.0F;
   // Probabilities are 2^shift times their value.

@@ -77,9 +77,28 @@ struct BlockSource {
   }
 };
 
+// One warp: whether some value of a block is not finite.
+template <typename Policy>
+__device__ __forceinline__ bool HasBadValues(const std::uint8_t* v) {
+  std::uint32_t bad = 0;
+#pragma unroll 8
+  for (int i = static_cast<int>(threadIdx.x % 32); i < Policy::kValueBytes / 16; i += 32) {
+    const uint4 words = reinterpret_cast<const uint4*>(v)[i];
+    if constexpr (Policy::kE4m3Values) {
+      bad |= BadE4m3(words.x) | BadE4m3(words.y) | BadE4m3(words.z) | BadE4m3(words.w);
+    } else {
+      using Element = typename Policy::Element;
+      bad |= BadElements<Element>(words.x) | BadElements<Element>(words.y) |
+             BadElements<Element>(words.z) | BadElements<Element>(words.w);
+    }
+  }
+  return __any_sync(0xffffffffU, bad != 0);
+}
+
 // One warp: sees to the values of a partial block.
 template <typename Policy>
 __device__ __forceinline__ void ContainBadValues(std::uint8_t* v, std::uint32_t* bad_keys) {
+  if (__builtin_expect(!HasBadValues<Policy>(v), 1)) return;
   constexpr int kRowBytes = Policy::kE4m3Values ? kBlockKeys : kBoxRowBytes;
   using Tile = SwizzledTile<kRowBytes>;
 #pragma unroll 1
@@ -94,6 +113,7 @@ __device__ __forceinline__ void ContainBadValues(std::uint8_t* v, std::uint32_t*
                                                    row % kBlockKeys, bad_keys);
     }
   }
+  ptx::FenceAsyncProxy();
 }
 
 // One warp: copies the listed blocks of every item into the ring of stages.
@@ -102,7 +122,7 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
   const int lane = threadIdx.x % 32;
   RingPlace<kContexts> item;
   RingPlace<Policy::kStages> stage;
-  std::uint32_t landed_parity = 0;
+  std::uint32_t landed_parity = 0;  // a bit each
   for (;; item.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
     const TileContext& context = storage.contexts[item.index];
@@ -112,6 +132,7 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
     const float* const k_scales = context.k_scales;
     const int full = context.full;
     const int total = context.total;
+    RingPlace<Policy::kStages> first_partial = stage;
     int block = 0;
     float k_scale = 0.0F;
     for (int i = 0; i < total; ++i) {
@@ -122,23 +143,26 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
       }
       const int next_block = __shfl_sync(0xffffffffU, block, i % 32);
       const float next_scale = __shfl_sync(0xffffffffU, k_scale, i % 32);
-      std::uint64_t* const stage_full = &storage.stage_full[stage.index];
+      if (i == full) first_partial = stage;
       ptx::Wait(&storage.stage_empty[stage.index], stage.parity ^ 1);
       if (lane == 0) {
         storage.k_scale[stage.index] = next_scale;
-        source.Copy(storage, stage.index, next_block, i < full ? stage_full : &storage.landed);
-      }
-      if (i >= full) {
-        if (lane < 2) storage.bad_keys[stage.index][lane] = 0;
-        ptx::Wait(&storage.landed, landed_parity);
-        landed_parity ^= 1;
-        __syncwarp();
-        ContainBadValues<Policy>(storage.v[stage.index], storage.bad_keys[stage.index]);
-        ptx::FenceAsyncProxy();
-        __syncwarp();
-        if (lane == 0) ptx::Arrive(stage_full);
+        source.Copy(storage, stage.index, next_block,
+                    i < full ? &storage.stage_full[stage.index] : &storage.landed[i - full]);
       }
       stage.Advance();
+    }
+    // Partial blocks, which come last, pass through this warp's hands.
+    for (int i = full; i < total; ++i) {
+      const int at = first_partial.index;
+      if (lane < 2) storage.bad_keys[at][lane] = 0;
+      ptx::Wait(&storage.landed[i - full], landed_parity >> (i - full) & 1);
+      landed_parity ^= 1U << (i - full);
+      __syncwarp();
+      ContainBadValues<Policy>(storage.v[at], storage.bad_keys[at]);
+      __syncwarp();
+      if (lane == 0) ptx::Arrive(&storage.stage_full[at]);
+      first_partial.Advance();
     }
     __syncwarp();
     if (lane == 0) ptx::Arrive(&storage.context_empty[item.index]);
@@ -190,7 +214,7 @@ __device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
 template <typename Policy>
 __device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int which) {
   constexpr int kRows = kTileRows / kQueryWarps;
-  constexpr int kTurns = 2;  // at once, for the sake of registers
+  constexpr int kTurns = Policy::kQueryTurns;
   constexpr int kRowsOfTurns = 4 * kTurns;
   RingPlace<kContexts> item;
   RingPlace<1> query;
@@ -213,6 +237,7 @@ __device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int 
     } else {
       CopyQueries(storage, context, which * kRows, kRows);
     }
+    if constexpr (Policy::kShortOfRegisters) ptx::FenceAsyncProxy();
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
       ptx::Arrive(&storage.query_full);

@@ -13,25 +13,31 @@ namespace sage::cuda::sm90 {
 
 inline constexpr int kContexts = 2;  // the item under way and the next
 inline constexpr int kQueryWarps = 2;
+// Blocks that some rows of a tile see in part: those between the ends of its first row's keys and
+// of its last row's, at either end one that both reach into.
+inline constexpr int kMostPartial = kTileRows / kBlockKeys + 1;
 inline constexpr int kNoMoreWork = -1;  // as the total of a context
 
 // Where somebody is in a ring of kCount places. Fillers wait for the other parity of `empty`
 // barriers: at first every place is free.
 template <int kCount>
 struct RingPlace {
-  int index = 0;
+  std::uint32_t index = 0;
   std::uint32_t parity = 0;
 
   __device__ __forceinline__ void Advance() {
-    if (++index == kCount) {
-      index = 0;
-      parity ^= 1;
-    }
+    const bool wraps = index == kCount - 1;
+    parity ^= wraps ? 1 : 0;
+    index = wraps ? 0 : index + 1;
   }
 };
 
 template <typename Policy>
 struct SharedStorage {
+  // The consumers are a block ahead of what they release, and partial blocks are all copied before
+  // the first is handed on.
+  static_assert(Policy::kStages >= kMostPartial + 2);
+
   alignas(1024) std::uint8_t k[Policy::kStages][Policy::kKeyTileBytes];
   alignas(1024) std::uint8_t v[Policy::kStages][Policy::kValueTileBytes];
   alignas(1024) std::uint8_t q[kTileRows * Policy::kScoreRowBytes];
@@ -47,7 +53,7 @@ struct SharedStorage {
   std::uint64_t query_empty;
   std::uint64_t stage_full[Policy::kStages];   // K, V, k_scale and bad_keys are there
   std::uint64_t stage_empty[Policy::kStages];  // every consumer warp has read them
-  std::uint64_t landed;                        // a partial block is there for the producer itself
+  std::uint64_t landed[kMostPartial];          // a partial block is there for the producer itself
 
   // One thread does it, before any other uses them.
   __device__ __forceinline__ void InitBarriers() {
@@ -61,7 +67,7 @@ struct SharedStorage {
       ptx::InitBarrier(&stage_full[i], 1);
       ptx::InitBarrier(&stage_empty[i], kConsumerWarps);
     }
-    ptx::InitBarrier(&landed, 1);
+    for (std::uint64_t& barrier : landed) ptx::InitBarrier(&barrier, 1);
     ptx::FenceBarrierInit();
   }
 };
