@@ -20,19 +20,19 @@ void Must(bool done) {
   std::abort();
 }
 
-template <auto free>
-struct Freer {
-  template <typename Object>
-  void operator()(Object* object) const {
-    free(object);
-  }
-};
-using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
+using Certificate = std::shared_ptr<X509>;
+using Key = std::shared_ptr<EVP_PKEY>;
+
+Certificate Own(X509* certificate) { return {certificate, X509_free}; }
+Key NewKey() {
+  Key key(EVP_EC_gen("P-256"), EVP_PKEY_free);
+  Must(key != nullptr);
+  return key;
+}
 
 template <typename Write>
 std::string ToPem(Write write) {
-  const std::unique_ptr<BIO, Freer<BIO_free_all>> bio(BIO_new(BIO_s_mem()));
+  const std::shared_ptr<BIO> bio(BIO_new(BIO_s_mem()), BIO_free_all);
   Must(write(bio.get()) == 1);
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio.get(), &data);
@@ -49,7 +49,7 @@ void AddExtension(X509* certificate, X509* issuer, int kind, const std::string& 
 
 // Unsigned.
 Certificate Make(const Subject& subject, EVP_PKEY* key) {
-  Certificate made(X509_new());
+  Certificate made = Own(X509_new());
   Must(X509_set_version(made.get(), 2) == 1);
   std::uint64_t serial = 0;
   Must(RAND_bytes(reinterpret_cast<unsigned char*>(&serial), sizeof(serial)) == 1);
@@ -68,7 +68,7 @@ Certificate Make(const Subject& subject, EVP_PKEY* key) {
 }  // namespace
 
 struct CertificateAuthority::State {
-  Key key{EVP_EC_gen("P-256")};
+  Key key = NewKey();
   Certificate certificate = Make({"test authority", {}}, key.get());
   std::string pem;
 };
@@ -88,8 +88,7 @@ const std::string& CertificateAuthority::certificate() const { return state_->pe
 
 Identity CertificateAuthority::Issue(const Subject& subject) const {
   X509* const issuer = state_->certificate.get();
-  const Key key(EVP_EC_gen("P-256"));
-  Must(key != nullptr);
+  const Key key = NewKey();
   const Certificate made = Make(subject, key.get());
   Must(X509_set_issuer_name(made.get(), X509_get_subject_name(issuer)) == 1);
   AddExtension(made.get(), issuer, NID_authority_key_identifier, "keyid");
