@@ -23,7 +23,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kSeed = 20261125;
+constexpr std::uint64_t kUnusedBlocksSeed = 20261125;
 
 // Fills `rows` rows of every head from `first` on with bytes that are NaN in either dtype, and as
 // int8 no quantised value.
@@ -190,7 +190,7 @@ class UnusedBlocksTest : public ServerFixture {
 
 TEST_F(UnusedBlocksTest, AreNeitherSentNorRead) {
   StartServer(TestServerOptions(), std::make_unique<PoisoningBackend>(TestBackend(), poisoned_));
-  CheckRandomCases(kSeed);
+  CheckRandomCases(kUnusedBlocksSeed);
   EXPECT_GT(poisoned_, 0);
 }
 
@@ -199,14 +199,14 @@ TEST_F(UnusedBlocksTest, ManySmallUnitsHaveTheSameBits) {
   options.unit_bytes = 1;
   options.window_bytes = 1;
   StartServer(options, std::make_unique<PoisoningBackend>(TestBackend(), poisoned_));
-  CheckRandomCases(kSeed + 100);
+  CheckRandomCases(kUnusedBlocksSeed + 100);
 }
 
 TEST_F(UnusedBlocksTest, ADeviceWithItsOwnMemoryIsToldWhatIsThere) {
   StartServer(TestServerOptions(),
               std::make_unique<DiscreteBackend>(
                   std::make_unique<PoisoningBackend>(TestBackend(), poisoned_)));
-  CheckRandomCases(kSeed + 200);
+  CheckRandomCases(kUnusedBlocksSeed + 200);
   EXPECT_GT(poisoned_, 0);
 }
 
@@ -226,7 +226,7 @@ TEST_F(UnusedBlocksTest, ASlidingWindowSendsItsKeysOnly) {
   const auto client = *Client::Connect({.target = target(), .inline_limit_bytes = 0});
   for (const Layout layout : {Layout::kHnd, Layout::kNhd}) {
     problem.layout = layout;
-    const ProblemData data = MakeData(problem, DataKind::kNormal, kSeed);
+    const ProblemData data = MakeData(problem, DataKind::kNormal, kUnusedBlocksSeed);
     const std::uint64_t used = data.k.size() / 2050 * (2050 - 27 * 64);
     for (const auto& [precision, prequantize, bytes] :
          {std::tuple(Precision::kFp16, false, data.q.size() + 2 * used),
@@ -246,7 +246,7 @@ TEST_F(UnusedBlocksTest, ASlidingWindowSendsItsKeysOnly) {
 // order.
 class PlainUnusedBlocksTest : public UnusedBlocksTest {
  protected:
-  PlainUnusedBlocksTest() : sample_(MakeSample(Problem(), kSeed)) {}
+  PlainUnusedBlocksTest() : sample_(MakeSample(Problem(), kUnusedBlocksSeed)) {}
 
   static AttentionProblem Problem() {
     AttentionProblem problem = SmallProblem();
