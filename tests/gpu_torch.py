@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Serves attention from a GPU to torch tensors, and holds the drop-in's answers against float64.
+
+    python3 tests/gpu_torch.py SERVER [--device cuda|cpu] [--backend cuda|cpu]
+
+SERVER is the sage-server program. Needs torch, numpy, grpcio, protobuf and the package, as its wheel or
+on PYTHONPATH (see client/python/README.md). Every answer to torch tensors is also
+compared, bit for bit, with the answer to the same numbers as numpy arrays. Ends with one line: N passed,
+N failed. Exit status 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from sage_client import Client, sparse_sageattn
+
+# Relative L2 for N(0, 1) inputs, as of `sagectl verify`.
+LIMITS = {"qk_int8_pv_fp16": 0.03, "qk_int8_pv_fp8": 0.06, "fp16": 0.002}
+BF16_LIMIT = 0.01  # of precision fp16: the output's own rounding
+
+# batch, heads of q, heads of k and v, seqlen of q, of k, head_dim, share of blocks
+SHAPES = [
+    (1, 2, 2, 1, 1, 64, 1.0),
+    (1, 2, 2, 127, 65, 64, 0.5),
+    (2, 4, 2, 512, 512, 64, 0.5),
+    (1, 8, 8, 1024, 1024, 128, 0.3),
+    (1, 4, 1, 300, 2000, 72, 0.5),
+    (1, 8, 8, 8192, 8192, 128, 0.1),  # streamed, and striped
+]
+
+
+def start(program: str, backend: str, folder: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A server on a free port, ready."""
+    port_file = Path(folder) / "port"
+    server = subprocess.Popen(
+        [program, "--backend", backend, "--listen", "127.0.0.1:0", "--port-file", port_file]
+        + ["--log-level", "warn"]
+    )
+    while not (port_file.exists() and port_file.read_text().strip()):
+        if server.poll() is not None:
+            sys.exit(f"{program} did not start")
+        time.sleep(0.1)
+    return server, f"127.0.0.1:{port_file.read_text().strip()}"
+
+
+def reference(q: Any, k: Any, v: Any, mask: Any, is_causal: bool) -> Any:
+    """float64, of tensors in HND, a head at a time."""
+    _, heads, rows, dim = q.shape
+    keys = k.shape[2]
+    group = heads // k.shape[1]
+    causal = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+    out = torch.zeros(q.shape, dtype=torch.float64, device=q.device)
+    for b in range(q.shape[0]):
+        for h in range(heads):
+            visible = mask[h].bool().repeat_interleave(128, 0).repeat_interleave(64, 1)
+            visible = visible[:rows, :keys]
+            if is_causal:
+                visible = visible & causal
+            scores = q[b, h].double() @ k[b, h // group].double().T * dim**-0.5
+            weights = scores.masked_fill(~visible, -torch.inf).softmax(-1).nan_to_num(0)
+            out[b, h] = weights @ v[b, h // group].double()
+    return out
+
+
+def relative_l2(actual: Any, wanted: Any) -> float:
+    norm = float(wanted.norm())
+    error = float((actual.double() - wanted).norm())
+    return error if norm == 0 else error / norm
+
+
+def to_numpy(x: Any) -> Any:
+    """The same numbers in numpy; bfloat16, which it lacks, as float32."""
+    return (x.float() if x.dtype is torch.bfloat16 else x).cpu().numpy()
+
+
+def check(
+    shape: tuple[Any, ...], dtype: Any, is_causal: bool, layout: str, precision: str, device: str
+) -> bool:
+    """One call each way; prints a line."""
+    batch, heads, kv_heads, rows, keys, dim, density = shape
+    q = torch.randn(batch, heads, rows, dim, device=device).to(dtype)
+    k = torch.randn(batch, kv_heads, keys, dim, device=device).to(dtype)
+    v = torch.randn(batch, kv_heads, keys, dim, device=device).to(dtype)
+    mask = torch.rand(heads, -(-rows // 128), -(-keys // 64), device=device) < density
+    operands = [x if layout == "HND" else x.transpose(1, 2) for x in (q, k, v)]
+    client = Client(timeout=300)
+    begin = time.perf_counter()
+    if precision == "qk_int8_pv_fp16":
+        out = sparse_sageattn(*operands, mask, is_causal, layout)
+    else:
+        out = client.attend(*operands, mask, is_causal, layout, precision=precision).out
+    if device == "cuda":
+        torch.cuda.synchronize()
+    milliseconds = (time.perf_counter() - begin) * 1e3
+    bf16 = dtype is torch.bfloat16
+    arrays = client.attend(
+        *(to_numpy(x) for x in operands),
+        mask.cpu().numpy(),
+        is_causal,
+        layout,
+        precision=precision,
+        dtype="bfloat16" if bf16 else None,
+        output_dtype="float32" if bf16 else None,
+    ).out
+    same = torch.equal(torch.from_numpy(arrays).to(device).to(dtype), out)
+    hnd = out if layout == "HND" else out.transpose(1, 2)
+    error = relative_l2(hnd, reference(q, k, v, mask, is_causal))
+    limit = LIMITS[precision]
+    if bf16:
+        limit = max(limit, BF16_LIMIT)
+    as_q = out.device == q.device and out.dtype == q.dtype and out.shape == operands[0].shape
+    passed = error <= limit and same and as_q
+    print(
+        f"{'pass' if passed else 'FAIL'}  {shape!s:38} {str(dtype)[6:]:9} {layout} "
+        f"{'causal' if is_causal else '      '} {precision:16} L2 {error:.5f} of {limit} "
+        f"{'' if same else 'differs from numpy '}{'' if as_q else 'not as q '}{milliseconds:.1f} ms",
+        flush=True,
+    )
+    return passed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("server", help="the sage-server program")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="of the tensors")
+    parser.add_argument("--backend", default="cuda", choices=["cuda", "cpu"])
+    options = parser.parse_args()
+    seed = int.from_bytes(os.urandom(4), "little")
+    torch.manual_seed(seed)
+    print(f"torch {torch.__version__}, seed {seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        server, os.environ["SAGE_SERVER"] = start(options.server, options.backend, folder)
+    try:
+        results = [
+            check(shape, dtype, is_causal, layout, precision, options.device)
+            for shape in SHAPES
+            for dtype in (torch.float16, torch.bfloat16, torch.float32)
+            for is_causal in (False, True)
+            for layout, precision in (("HND", "qk_int8_pv_fp16"), ("NHD", "fp16"))
+        ]
+    finally:
+        server.terminate()
+        server.wait(60)
+    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
