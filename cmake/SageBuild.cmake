@@ -24,6 +24,10 @@ if(SAGE_SANITIZER)
     $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   add_link_options(-fsanitize=${SAGE_SANITIZER})
 endif()
+if(SAGE_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
 
 # sage_library(NAME [SOURCES ...] [PUBLIC deps...] [PRIVATE deps...])
 # A static library `sage_NAME` with alias sage::NAME, includes rooted at the repository and the

@@ -3,8 +3,8 @@
 # builds.
 #
 #   tests/run.sh              all stages
-#   tests/run.sh STAGE...     only these: format shell release python tidy asan tsan, or tsan-grpc,
-#                             which is not among all
+#   tests/run.sh STAGE...     only these: format shell release python tidy asan tsan, or tsan-grpc and
+#                             fuzz, which are not among all
 #
 # Ends with a table of the stages and one line: N passed, N failed, N skipped. That line counts each
 # test case of each build, and each of the other checks as one. Exit status 1 if anything failed.
@@ -14,6 +14,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 readonly logs=$root/build/checks
 readonly all_stages=(format shell release python tidy asan tsan)
+readonly other_stages=(tsan-grpc fuzz)
+readonly fuzz_seconds=${FUZZ_SECONDS:-30}  # of each target
 jobs=$(nproc)
 readonly jobs
 # Debian's interpreter, which has the packages that deploy/install-deps.sh installed.
@@ -141,13 +143,34 @@ stage_tsan-grpc() {
     run_tests tsan tsan-grpc -L 'integration|grpc' -LE 'gpu|slow'
 }
 
+# fuzz TARGET: new inputs go to build/fuzz/corpus, one that does harm to build/fuzz/TARGET-*.
+fuzz() {
+  local target=$1 folder=$root/build/fuzz
+  mkdir -p "$folder/corpus/$target"
+  "$folder/bin/sage-fuzz" "$target" -max_total_time="$fuzz_seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
+    -print_final_stats=1 -artifact_prefix="$folder/$target-" "$folder/corpus/$target" \
+    "$root/tests/fuzz/corpus/$target" >"$logs/fuzz-$target.log" 2>&1 || {
+    tail -n 40 "$logs/fuzz-$target.log"
+    return 1
+  }
+  printf '%-12s %s\n' "$target" "$(grep -o 'number_of_executed_units.*' "$logs/fuzz-$target.log")"
+}
+
+stage_fuzz() {
+  local target
+  one_check build fuzz "$logs/fuzz.log" --target sage-fuzz || return 1
+  for target in "$root"/tests/fuzz/corpus/*; do
+    one_check fuzz "$(basename "$target")" || return 1
+  done
+}
+
 # In one function, so that editing this file does not disturb a run.
 main() {
   local stages=("$@") summary=() stage start outcome broken=
   ((${#stages[@]})) || stages=("${all_stages[@]}")
   for stage in "${stages[@]}"; do
-    if [[ " ${all_stages[*]} tsan-grpc " != *" $stage "* ]]; then
-      printf "run.sh: unknown stage '%s'; stages: %s tsan-grpc\n" "$stage" "${all_stages[*]}" >&2
+    if [[ " ${all_stages[*]} ${other_stages[*]} " != *" $stage "* ]]; then
+      printf "run.sh: unknown stage '%s'; stages: %s\n" "$stage" "${all_stages[*]} ${other_stages[*]}" >&2
       exit 2
     fi
   done
