@@ -303,6 +303,7 @@ int RunLoad(LoadOptions options) {
 
   const InterruptHandler handler;
   ClientEnvironment environment(std::move(clients), &*inputs, options.seed, &interrupted);
+  if (absl::Status status = environment.PutResident(); !status.ok()) return Fail(status);
   LoadTest test(*servers, &environment, std::move(goals));
   for (const LoadServer& server : *servers) test.run().targets.push_back(server.target);
   test.run().connections = options.servers.connections;
@@ -340,6 +341,10 @@ void AddRequestOptions(CLI::App* command, LoadOptions* options) {
   AddPrecisionOption(command, &generated->precision);
   command->get_option("--precision")->group(group);
   command->add_flag("--causal", generated->is_causal, "Causal")->group(group);
+  command
+      ->add_flag("--resident", generated->resident_kv,
+                 "K and V stay at the server, put once for each connection before the first step")
+      ->group(group);
   AddDTypeOption(command, &generated->dtype);
   command->get_option("--dtype")->group(group);
   AddLayoutOption(command, &generated->layout);
@@ -348,11 +353,11 @@ void AddRequestOptions(CLI::App* command, LoadOptions* options) {
       "--mix", options->mix,
       "TOML file of several kinds of requests: [[shape]] tables of weight, name, batch, heads, "
       "kv_heads, seqlen (or seqlen_q, seqlen_k), head_dim, sparsity or pattern, precision, causal, "
-      "dtype, layout");
+      "resident, dtype, layout");
   mix->group(group);
   for (const char* name :
        {"--batch", "--heads", "--kv-heads", "--seqlen", "--head-dim", "--sparsity", "--pattern",
-        "--precision", "--causal", "--dtype", "--layout"}) {
+        "--precision", "--causal", "--resident", "--dtype", "--layout"}) {
     mix->excludes(name);
   }
 }

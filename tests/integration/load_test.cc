@@ -107,6 +107,25 @@ TEST(LoadTest, StatesErrorsByCode) {
   EXPECT_EQ(result.errors.at("UNAVAILABLE").count, 10);
 }
 
+class ResidentLoadTest : public FaultyServerFixture {};
+
+TEST_F(ResidentLoadTest, SendsQueriesAlone) {
+  StartFaultyServer();
+  std::vector<MixedInputs> mix = SmallRequests();
+  mix[0].resident_kv = true;
+  const std::unique_ptr<Client> clients[] = {Connect(target()), Connect(target())};
+  const std::atomic<bool> stop = false;
+  ClientEnvironment environment({clients[0].get(), clients[1].get()}, &mix, 1, &stop);
+  const absl::Status put = environment.PutResident();
+  ASSERT_TRUE(put.ok()) << put;
+  LoadStep step;
+  step.concurrency = 2;
+  step.count = 10;
+  const StepResult result = RunStep(step, &environment);
+  EXPECT_EQ(result.ok, 10);
+  EXPECT_EQ(result.all_bytes_in, 10u * 64 * 64 * 2);
+}
+
 class StallingServerTest : public FaultyServerFixture {};
 
 TEST_F(StallingServerTest, OpenLoopStatesWhatUsersWaitDuringAStall) {

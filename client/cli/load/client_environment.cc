@@ -25,6 +25,7 @@ ClientEnvironment::ClientEnvironment(std::vector<Client*> clients,
     : clients_(std::move(clients)),
       mix_(*mix),
       stop_(stop),
+      resident_(clients_.size()),
       generator_(seed),
       choice_(ByWeight(*mix)) {
   for (const MixedInputs& mixed : mix_) {
@@ -34,6 +35,19 @@ ClientEnvironment::ClientEnvironment(std::vector<Client*> clients,
   }
   // This thread sends: the kernel's usual 50 us of slack would delay every request that is due.
   prctl(PR_SET_TIMERSLACK, 1);
+}
+
+absl::Status ClientEnvironment::PutResident() {
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    for (const MixedInputs& mixed : mix_) {
+      std::optional<ResidentKv>& kept = resident_[i].emplace_back();
+      if (!mixed.resident_kv) continue;
+      absl::StatusOr<ResidentKv> put = ResidentKv::Put(clients_[i], mixed.inputs);
+      if (!put.ok()) return put.status();
+      kept = *std::move(put);
+    }
+  }
+  return absl::OkStatus();
 }
 
 std::chrono::nanoseconds ClientEnvironment::Now() const { return Clock::now().time_since_epoch(); }
@@ -46,8 +60,10 @@ void ClientEnvironment::Send(Done done) {
     out = std::move(spare_buffers_.back());
     spare_buffers_.pop_back();
   }
-  AttendRequest request = MakeRequest(mix_[choice_(generator_)].inputs);
+  const std::size_t choice = choice_(generator_);
+  AttendRequest request = MakeRequest(mix_[choice].inputs);
   request.out = out->data();
+  if (mix_[choice].resident_kv) resident_[next_client_][choice]->Use(&request);
   Client& client = *clients_[next_client_];
   next_client_ = (next_client_ + 1) % clients_.size();
   // Shared, since a std::function is copied.

@@ -8,12 +8,15 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "client/cli/load/load_environment.h"
 #include "client/cli/problem_inputs.h"
+#include "client/cli/resident_kv.h"
 #include "client/client.h"
 
 namespace sage::cli {
@@ -21,6 +24,7 @@ namespace sage::cli {
 struct MixedInputs {
   ProblemInputs inputs;
   double weight = 1;  // how often it is sent, against the others
+  bool resident_kv = false;
 };
 
 // Requests go to the clients in turn; what each one is, is drawn by weight. All calls must be over
@@ -31,6 +35,10 @@ class ClientEnvironment : public LoadEnvironment {
   // the run.
   ClientEnvironment(std::vector<Client*> clients, const std::vector<MixedInputs>* mix,
                     std::uint64_t seed, const std::atomic<bool>* stop);
+
+  // Puts the K and V that are to be resident, at each client's server: once a connection, until
+  // destruction. To be called before anything is sent. Errors are those of Client::Put().
+  absl::Status PutResident();
 
   std::chrono::nanoseconds Now() const override;
   void Send(Done done) override;
@@ -49,6 +57,7 @@ class ClientEnvironment : public LoadEnvironment {
   const std::vector<Client*> clients_;
   const std::vector<MixedInputs>& mix_;
   const std::atomic<bool>* const stop_;
+  std::vector<std::vector<std::optional<ResidentKv>>> resident_;  // by client, then as mix_
   std::size_t next_client_ = 0;
   std::mt19937_64 generator_;
   std::discrete_distribution<std::size_t> choice_;

@@ -129,7 +129,7 @@ std::string LoadChart(const LoadRun& run) {
 
 std::string MixTable(const LoadRun& run) {
   TextRows rows = {{"shape", "weight", "B", "Hq", "Hkv", "Sq", "Sk", "D", "type", "layout",
-                    "precision", "causal", "mask"}};
+                    "precision", "causal", "mask", "K and V"}};
   for (const MixEntry& entry : run.mix) {
     const GeneratedCase& generated = entry.generated;
     const GeneratedShape& shape = generated.shape;
@@ -138,7 +138,8 @@ std::string MixTable(const LoadRun& run) {
                     absl::StrCat(shape.seqlen_q), absl::StrCat(shape.seqlen_k),
                     absl::StrCat(shape.head_dim), std::string(Name(generated.dtype)),
                     std::string(Name(generated.layout)), std::string(Name(generated.precision)),
-                    generated.is_causal ? "yes" : "no", generated.mask_name()});
+                    generated.is_causal ? "yes" : "no", generated.mask_name(),
+                    generated.resident_kv ? "resident" : "sent"});
   }
   return Table(rows);
 }

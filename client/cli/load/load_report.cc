@@ -47,7 +47,8 @@ Json MixJson(const std::vector<MixEntry>& mix) {
                       {"dtype", Name(generated.dtype)},
                       {"precision", Name(generated.precision)},
                       {"is_causal", generated.is_causal},
-                      {"mask", generated.mask_name()}});
+                      {"mask", generated.mask_name()},
+                      {"resident_kv", generated.resident_kv}});
   }
   return shapes;
 }

@@ -46,6 +46,7 @@ MixEntry ReadEntry(std::size_t index, TomlTable* table) {
   ReadName("precision", ParsePrecision, "qk_int8_pv_fp16, qk_int8_pv_fp8, fp16", table,
            &entry.generated.precision);
   table->Read("causal", &entry.generated.is_causal);
+  table->Read("resident", &entry.generated.resident_kv);
   table->Read("pattern", &entry.generated.pattern);
   double sparsity = 0;
   table->Read("sparsity", &sparsity);
@@ -87,7 +88,7 @@ absl::StatusOr<std::vector<MixedInputs>> MakeInputs(const std::vector<MixEntry>&
                           absl::StrCat(entry.name, ": ", inputs.status().message()));
     }
     inputs->problem.precision = entry.generated.precision;
-    all.push_back({*std::move(inputs), entry.weight});
+    all.push_back({*std::move(inputs), entry.weight, entry.generated.resident_kv});
   }
   return all;
 }

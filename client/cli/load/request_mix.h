@@ -20,8 +20,8 @@ struct MixEntry {
 
 // Reads a TOML file of [[shape]] tables. Each has weight (1), name, batch (1), heads (4), kv_heads
 // (heads), seqlen (1024) or seqlen_q and seqlen_k, head_dim (128), dtype, layout, precision,
-// causal, and sparsity or pattern, with sagectl bench's names and meanings. Errors say file and
-// line.
+// causal, resident, and sparsity or pattern, with sagectl bench's names and meanings. Errors say
+// file and line.
 absl::StatusOr<std::vector<MixEntry>> ReadMix(const std::string& path);
 
 // The tensors and masks of all entries. INVALID_ARGUMENT, beginning with an entry's name.
