@@ -31,83 +31,99 @@ struct QueryShare {
 //   Store(row, part, words)       the bytes of channels [part * kHeadDim / 8, + kHeadDim / 8)
 //   StoreScale(row, scale, dot)   its scale, and q . c for the lse of unsmoothed scores
 
-// Quantises rows [first_row, first_row + 4 * kTurns) of the tile, a scale a row, with one warp; for
-// the lse also q . c, with the bits of QueryDotSmoothing() of kernels/quantize.h.
-template <typename Element, int kHeadDim, int kTurns, typename Sink>
-__device__ __forceinline__ void QuantizeQueries(const TileContext& context, int first_row,
-                                                Sink& sink) {
+// Rows [first_row, first_row + 4 * kTurns) of the tile, which one warp quantises, a scale a row;
+// for the lse also q . c, with the bits of QueryDotSmoothing() of kernels/quantize.h.
+template <typename Element, int kHeadDim, int kTurns>
+class QueryRows {
+ public:
   using Share = QueryShare<kHeadDim, kTurns>;
-  constexpr int kVectors = Share::kChannels / 8;
-  const Share share(ptx::ThreadIndex() % 32, first_row);
-  const DeviceTask& task = *context.task;
-  uint4 words[kTurns][kVectors];  // everything is on its way before the first is looked at
-#pragma unroll
-  for (int i = 0; i < kTurns; ++i) {
-#pragma unroll
-    for (int j = 0; j < kVectors; ++j) {
-      words[i][j] = make_uint4(0, 0, 0, 0);
-      const int channel = share.part * Share::kChannels + j * 8;
-      if (context.first_row + share.row(i) < task.rows_valid && channel < context.head_dim) {
-        words[i][j] = __ldg(reinterpret_cast<const uint4*>(
-            context.q + share.row(i) * task.q.row_stride_bytes + channel * 2));
-      }
-    }
-  }
-  const auto pair_of = [&](int i, int j, int p) {
-    const std::uint32_t pairs[4] = {words[i][j].x, words[i][j].y, words[i][j].z, words[i][j].w};
-    return Widen<Element>(pairs[p]);
-  };
 
-  // Each lane is left with the largest magnitude and q . c of the row of turn `part`.
-  std::uint32_t row_max_bits = 0;
-  float row_dot = 0.0F;
+  // Reads the rows, and waits for nothing.
+  __device__ __forceinline__ void Load(const TileContext& context, int first_row) {
+    const Share share(ptx::ThreadIndex() % 32, first_row);
+    const DeviceTask& task = *context.task;
 #pragma unroll
-  for (int i = 0; i < kTurns; ++i) {
-    std::uint32_t max_bits = 0;
-    float dot = 0.0F;
+    for (int i = 0; i < kTurns; ++i) {
 #pragma unroll
-    for (int j = 0; j < kVectors; ++j) {
-      float run = 0.0F;  // of eight channels
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const float2 pair = pair_of(i, j, p);
-        max_bits = max(max_bits, max(MagnitudeBits(pair.x), MagnitudeBits(pair.y)));
-        if (task.lse != nullptr) {
-          const float2 c = __ldg(reinterpret_cast<const float2*>(
-                                     context.smoothing + share.part * Share::kChannels + j * 8) +
-                                 p);
-          run = __fadd_rn(run, __fmul_rn(pair.x, c.x));
-          run = __fadd_rn(run, __fmul_rn(pair.y, c.y));
+      for (int j = 0; j < kVectors; ++j) {
+        words_[i][j] = make_uint4(0, 0, 0, 0);
+        const int channel = share.part * Share::kChannels + j * 8;
+        if (context.first_row + share.row(i) < task.rows_valid && channel < context.head_dim) {
+          words_[i][j] = __ldg(reinterpret_cast<const uint4*>(
+              context.q + share.row(i) * task.q.row_stride_bytes + channel * 2));
         }
       }
-      dot = j == 0 ? run : __fadd_rn(dot, run);
-    }
-#pragma unroll
-    for (int lane = 1; lane < Share::kLanesPerRow; lane *= 2) {
-      max_bits = max(max_bits, __shfl_xor_sync(0xffffffffU, max_bits, lane));
-      dot = __fadd_rn(dot, __shfl_xor_sync(0xffffffffU, dot, lane));
-    }
-    if (share.part == i) {
-      row_max_bits = max_bits;
-      row_dot = dot;
     }
   }
-  const GroupScale group = MakeGroupScale(row_max_bits);
-  if (share.part < kTurns) sink.StoreScale(share.row(share.part), group.scale, row_dot);
+
+  template <typename Sink>
+  __device__ __forceinline__ void Quantize(const TileContext& context, int first_row,
+                                           Sink& sink) const {
+    const Share share(ptx::ThreadIndex() % 32, first_row);
+    const bool wants_lse = context.task->lse != nullptr;
+    // Each lane is left with the largest magnitude and q . c of the row of turn `part`.
+    std::uint32_t row_max_bits = 0;
+    float row_dot = 0.0F;
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      std::uint32_t max_bits = 0;
+      float dot = 0.0F;
+#pragma unroll
+      for (int j = 0; j < kVectors; ++j) {
+        float run = 0.0F;  // of eight channels
+#pragma unroll
+        for (int p = 0; p < 4; ++p) {
+          const float2 pair = Pair(i, j, p);
+          max_bits = max(max_bits, max(MagnitudeBits(pair.x), MagnitudeBits(pair.y)));
+          if (wants_lse) {
+            const float2 c = __ldg(reinterpret_cast<const float2*>(
+                                       context.smoothing + share.part * Share::kChannels + j * 8) +
+                                   p);
+            run = __fadd_rn(run, __fmul_rn(pair.x, c.x));
+            run = __fadd_rn(run, __fmul_rn(pair.y, c.y));
+          }
+        }
+        dot = j == 0 ? run : __fadd_rn(dot, run);
+      }
+#pragma unroll
+      for (int lane = 1; lane < Share::kLanesPerRow; lane *= 2) {
+        max_bits = max(max_bits, __shfl_xor_sync(0xffffffffU, max_bits, lane));
+        dot = __fadd_rn(dot, __shfl_xor_sync(0xffffffffU, dot, lane));
+      }
+      if (share.part == i) {
+        row_max_bits = max_bits;
+        row_dot = dot;
+      }
+    }
+    const GroupScale group = MakeGroupScale(row_max_bits);
+    if (share.part < kTurns) sink.StoreScale(share.row(share.part), group.scale, row_dot);
 
 #pragma unroll
-  for (int i = 0; i < kTurns; ++i) {
-    const float factor = __shfl_sync(0xffffffffU, group.factor, i, Share::kLanesPerRow);
-    std::uint32_t bytes[Share::kChannels / 4];
+    for (int i = 0; i < kTurns; ++i) {
+      const float factor = __shfl_sync(0xffffffffU, group.factor, i, Share::kLanesPerRow);
+      std::uint32_t bytes[Share::kChannels / 4];
 #pragma unroll
-    for (int w = 0; w < Share::kChannels / 4; ++w) {
-      const float2 first = pair_of(i, w / 2, w % 2 * 2);
-      const float2 second = pair_of(i, w / 2, w % 2 * 2 + 1);
-      bytes[w] = QuantizeWord(first.x, first.y, second.x, second.y, factor);
+      for (int w = 0; w < Share::kChannels / 4; ++w) {
+        const float2 first = Pair(i, w / 2, w % 2 * 2);
+        const float2 second = Pair(i, w / 2, w % 2 * 2 + 1);
+        bytes[w] = QuantizeWord(first.x, first.y, second.x, second.y, factor);
+      }
+      sink.Store(share.row(i), share.part, bytes);
     }
-    sink.Store(share.row(i), share.part, bytes);
   }
-}
+
+ private:
+  static constexpr int kVectors = Share::kChannels / 8;
+
+  // Two channels of a lane in turn i.
+  __device__ __forceinline__ float2 Pair(int i, int j, int p) const {
+    const uint4& vector = words_[i][j];
+    const std::uint32_t pairs[4] = {vector.x, vector.y, vector.z, vector.w};
+    return Widen<Element>(pairs[p]);
+  }
+
+  uint4 words_[kTurns][kVectors];
+};
 
 // The same for queries that come as `sage1` int8, with their scales and q . c.
 template <int kHeadDim, int kTurns, typename Sink>

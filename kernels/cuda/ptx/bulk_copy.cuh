@@ -31,6 +31,11 @@ __device__ __forceinline__ void CopyBox(void* smem, const CUtensorMap* map, std:
       : "memory");
 }
 
+// Has L2 fetch the line at `gmem`.
+__device__ __forceinline__ void PrefetchL2(const void* gmem) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(gmem));
+}
+
 // Before a tensor map in global memory that an earlier kernel has written is used.
 __device__ __forceinline__ void AcquireTensorMap(const CUtensorMap* map) {
   asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");

@@ -34,8 +34,9 @@ __device__ __forceinline__ void LoadTileQueries(SharedStorage<Policy>& storage) 
   TileQuerySink<Policy> sink{storage};
   const int first_row = ptx::ThreadIndex() / 32 * kWarpRows;
   if (storage.context.task->q_scales == nullptr) {
-    QuantizeQueries<typename Policy::Element, Policy::kHeadDim, kTurns>(storage.context, first_row,
-                                                                        sink);
+    QueryRows<typename Policy::Element, Policy::kHeadDim, kTurns> rows;
+    rows.Load(storage.context, first_row);
+    rows.Quantize(storage.context, first_row, sink);
   } else {
     TakeGivenQueries<Policy::kHeadDim, kTurns>(storage.context, first_row, sink);
   }

@@ -38,7 +38,7 @@ struct KernelPolicy {
       kShortOfRegisters || (kHeadDim == 128 && !kInt8Scores) ? 232 : 216;
   static constexpr int kProducerRegisters = 504 - kConsumers * kConsumerRegisters;
   // Turns of four rows that a warp quantises at once, as registers allow.
-  static constexpr int kQueryTurns = kShortOfRegisters ? 2 : 4;
+  static constexpr int kQueryTurns = kShortOfRegisters ? 1 : 2;
 
   using Score = std::conditional_t<kInt8Scores, int, float>;
   using ScoreElement = std::conditional_t<kInt8Scores, std::int8_t, Element>;

@@ -195,7 +195,7 @@ __device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
   const DeviceTask& task = *context.task;
   const int lane = threadIdx.x % 32;
   const int chunk = lane % Tile::kChunks;
-#pragma unroll 4
+#pragma unroll 8
   for (int row = first_row + lane / Tile::kChunks; row < first_row + rows;
        row += 32 / Tile::kChunks) {
     uint4 words = make_uint4(0, 0, 0, 0);
@@ -210,33 +210,60 @@ __device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
   }
 }
 
+// One warp: has L2 fetch rows [first_row, first_row + rows) of the tile, ahead of their use.
+__device__ __forceinline__ void PrefetchQueries(const TileContext& context, int first_row,
+                                                int rows) {
+  constexpr int kLineBytes = 128;
+  const DeviceTask& task = *context.task;
+  const int row_bytes = context.head_dim * (task.q_scales == nullptr ? 2 : 1);
+  for (int row = first_row + static_cast<int>(threadIdx.x % 32); row < first_row + rows;
+       row += 32) {
+    if (context.first_row + row >= task.rows_valid) break;
+    for (int byte = 0; byte < row_bytes; byte += kLineBytes) {
+      ptx::PrefetchL2(context.q + row * task.q.row_stride_bytes + byte);
+    }
+  }
+}
+
 // Warp `which` of kQueryWarps: its share of the queries of every item.
 template <typename Policy>
 __device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int which) {
   constexpr int kRows = kTileRows / kQueryWarps;
-  constexpr int kTurns = Policy::kQueryTurns;
-  constexpr int kRowsOfTurns = 4 * kTurns;
+  constexpr int kRowsAtOnce = 4 * Policy::kQueryTurns;
+  const int first_row = which * kRows;
+  const int end = first_row + kRows;
   RingPlace<kContexts> item;
   RingPlace<1> query;
   for (;; item.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
     const TileContext& context = storage.contexts[item.index];
     if (context.total == kNoMoreWork) return;
-    ptx::Wait(&storage.query_empty, query.parity ^ 1);
-    query.Advance();
+    PrefetchQueries(context, first_row, kRows);
     if constexpr (Policy::kInt8Scores) {
       QuerySink<Policy> sink{storage, context};
+      if (context.task->q_scales == nullptr) {
+        // The next rows are on their way while some are quantised.
+        QueryRows<typename Policy::Element, Policy::kHeadDim, Policy::kQueryTurns> next;
+        next.Load(context, first_row);
+        ptx::Wait(&storage.query_empty, query.parity ^ 1);
 #pragma unroll 1
-      for (int row = which * kRows; row < (which + 1) * kRows; row += kRowsOfTurns) {
-        if (context.task->q_scales == nullptr) {
-          QuantizeQueries<typename Policy::Element, Policy::kHeadDim, kTurns>(context, row, sink);
-        } else {
-          TakeGivenQueries<Policy::kHeadDim, kTurns>(context, row, sink);
+        for (int row = first_row; row < end; row += kRowsAtOnce) {
+          const auto rows = next;
+          if (row + kRowsAtOnce < end) next.Load(context, row + kRowsAtOnce);
+          rows.Quantize(context, row, sink);
+        }
+      } else {
+        ptx::Wait(&storage.query_empty, query.parity ^ 1);
+#pragma unroll 1
+        for (int row = first_row; row < end; row += kRowsAtOnce) {
+          TakeGivenQueries<Policy::kHeadDim, Policy::kQueryTurns>(context, row, sink);
         }
       }
     } else {
-      CopyQueries(storage, context, which * kRows, kRows);
+      ptx::Wait(&storage.query_empty, query.parity ^ 1);
+      CopyQueries(storage, context, first_row, kRows);
     }
+    query.Advance();
     if constexpr (Policy::kShortOfRegisters) ptx::FenceAsyncProxy();
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
