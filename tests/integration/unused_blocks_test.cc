@@ -159,12 +159,12 @@ class UnusedBlocksTest : public ServerFixture {
   }
 
   // Answers of streams, which leave blocks out, are those of messages, which do not.
-  void CheckRandomCases(std::uint64_t first_seed) {
+  void CheckRandomCases(std::uint64_t first_seed, int count = 60) {
     const auto streaming =
         *Client::Connect({.target = target(), .inline_limit_bytes = 0, .connections = 1});
     const auto whole = *Client::Connect({.target = target(), .inline_limit_bytes = 3 << 20});
     std::uint64_t saved_bytes = 0;
-    for (std::uint64_t seed = first_seed; seed < first_seed + 60; ++seed) {
+    for (std::uint64_t seed = first_seed; seed < first_seed + count; ++seed) {
       std::mt19937_64 random(seed);
       const std::unique_ptr<Case> drawn = RandomCase(random);
       const AttentionProblem& problem = drawn->problem;
@@ -182,7 +182,7 @@ class UnusedBlocksTest : public ServerFixture {
       EXPECT_LE(got.report.bytes_in, want.report.bytes_in);
       saved_bytes += want.report.bytes_in - got.report.bytes_in;
     }
-    EXPECT_GT(saved_bytes, 1u << 20);
+    EXPECT_GT(saved_bytes, count * std::uint64_t{10000});
   }
 
   std::atomic<int> poisoned_ = 0;
@@ -206,7 +206,7 @@ TEST_F(UnusedBlocksTest, ADeviceWithItsOwnMemoryIsToldWhatIsThere) {
   StartServer(TestServerOptions(),
               std::make_unique<DiscreteBackend>(
                   std::make_unique<PoisoningBackend>(TestBackend(), poisoned_)));
-  CheckRandomCases(kUnusedBlocksSeed + 200);
+  CheckRandomCases(kUnusedBlocksSeed + 200, 15);
   EXPECT_GT(poisoned_, 0);
 }
 
