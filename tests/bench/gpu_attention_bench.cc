@@ -6,7 +6,8 @@
 //   whole   the three of them in a row, as one call of the service runs them
 // and beside it the relative L2 error of some rows of the first head, against the float64 oracle.
 //
-//   gpu_attention_bench [--csv | --json] [--dim D] [--seqlen S] [--precision NAME] [--repeats N]
+//   gpu_attention_bench [--csv | --json] [--dim D] [--seqlen S] [--sparsity X] [--precision NAME]
+//                      [--repeats N]
 //                      [--sm80]      the mma.sync kernels, also where the device has faster ones
 //
 // Short sequences come in batches: B is 8192 / S, at least 1.
@@ -265,6 +266,7 @@ struct Options {
   std::int64_t head_dim = 0;  // 0: all
   std::int64_t seqlen = 0;    // 0: the usual ones
   std::string precision;      // empty: all
+  double sparsity = -1;       // negative: the usual ones, and causal
   int repeats = 15;
   CudaKernelPath path = CudaKernelPath::kAuto;
 };
@@ -284,6 +286,8 @@ Options ParseOptions(int argc, char** argv) {
       options.seqlen = std::atoll(value), ++i;
     } else if (flag == "--precision") {
       options.precision = value, ++i;
+    } else if (flag == "--sparsity") {
+      options.sparsity = std::atof(value), ++i;
     } else if (flag == "--sm80") {
       options.path = CudaKernelPath::kSm80;
     } else if (flag == "--repeats") {
@@ -291,7 +295,7 @@ Options ParseOptions(int argc, char** argv) {
     } else {
       std::fprintf(stderr,
                    "usage: gpu_attention_bench [--csv | --json] [--dim D] [--seqlen S] "
-                   "[--precision NAME] [--repeats N] [--sm80]\n");
+                   "[--sparsity X] [--precision NAME] [--repeats N] [--sm80]\n");
       std::exit(2);
     }
   }
@@ -309,6 +313,10 @@ std::vector<Row> Rows(const Options& options) {
       if (options.head_dim != 0 && options.head_dim != head_dim) continue;
       for (const std::int64_t seqlen : seqlens) {
         const Shape shape = {std::max<std::int64_t>(1, 8192 / seqlen), 32, seqlen, head_dim};
+        if (options.sparsity >= 0) {
+          rows.push_back({shape, precision, options.sparsity, false});
+          continue;
+        }
         for (const double sparsity : {0.0, 0.25, 0.5, 0.75, 0.9}) {
           rows.push_back({shape, precision, sparsity, false});
         }

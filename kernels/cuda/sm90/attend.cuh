@@ -6,11 +6,10 @@
 // softmax, SageAttention (Zhang et al., 2024) for INT8 scores with smoothed K. One work item is a
 // tile of 128 query rows of one head; thread blocks are persistent, one an SM:
 //
-//   warpgroup 0   warp 0      copies listed blocks of K and V into a ring of stages
-//                 warps 1, 2  quantise the queries of the next item
-//                 warp 3      draws the items, longest first
-//   warpgroup 1   rows 0 to 63 of the tile: scores, softmax, sums
-//   warpgroup 2   rows 64 to 127
+//   producers   warp 0   copies listed blocks of K and V into a ring of stages
+//               warp 1   draws the items, longest first
+//               others   quantise the queries of the next item
+//   consumers   rows 0 to 63 of the tile, and rows 64 to 127: scores, softmax, sums
 //
 // They meet at barriers only where one hands something to another (storage.cuh), so that the next
 // item begins under the end of the last. What an item computes depends on nothing but its own task,
@@ -25,14 +24,15 @@
 namespace sage::cuda::sm90 {
 
 template <typename Policy>
-__global__ void __launch_bounds__(kThreads, 1) Attend(const WorkTable table) {
+__global__ void __launch_bounds__(Policy::kThreads, 1) Attend(const WorkTable table) {
   extern __shared__ __align__(1024) std::uint8_t smem[];
   auto& storage = *reinterpret_cast<SharedStorage<Policy>*>(smem);
   if (threadIdx.x == 0) storage.InitBarriers();
   if constexpr (Policy::kE4m3Values) {
     constexpr std::uint32_t kOnes = 0x38383838U;
     constexpr int kWords = (Policy::kValueTileBytes - Policy::kValueBytes) / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < Policy::kStages * kWords; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < Policy::kStages * kWords;
+         i += Policy::kThreads) {
       reinterpret_cast<std::uint32_t*>(storage.v[i / kWords] + Policy::kValueBytes)[i % kWords] =
           kOnes;
     }
@@ -41,18 +41,19 @@ __global__ void __launch_bounds__(kThreads, 1) Attend(const WorkTable table) {
   __syncthreads();
 
   const int warp = __shfl_sync(0xffffffffU, static_cast<int>(threadIdx.x) / 32, 0);
-  if (warp < kWarpgroupThreads / 32) {
+  constexpr int kProducerWarps = Policy::kProducers * kWarpgroupThreads / 32;
+  if (warp < kProducerWarps) {
     ptx::LeaveRegisters<Policy::kProducerRegisters>();
     if (warp == 0) {
       CopyBlocks(storage);
-    } else if (warp <= kQueryWarps) {
-      LoadQueries(storage, warp - 1);
-    } else {
+    } else if (warp == 1) {
       Schedule(storage, table);
+    } else {
+      LoadQueries(storage, warp - 2);
     }
   } else {
     ptx::TakeRegisters<Policy::kConsumerRegisters>();
-    Consume(storage, warp / 4 - 1);
+    Consume(storage, (warp - kProducerWarps) / 4);
   }
 }
 

@@ -14,7 +14,7 @@ cudaError_t Load(const KernelChoice& choice, Kernel* kernel) {
   constexpr int kSmemBytes = sizeof(SharedStorage<Policy>);
   static_assert(kSmemBytes <= 227 * 1024);
   *kernel = {.function = reinterpret_cast<const void*>(&Attend<Policy>),
-             .threads = kThreads,
+             .threads = Policy::kThreads,
              .smem_bytes = kSmemBytes,
              .grid_limit = choice.num_sms,
              .value_range = Policy::kE4m3Values ? kE4m3Range : 0.0F,

@@ -13,7 +13,6 @@ namespace sage::cuda::sm90 {
 inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kConsumers = 2;  // warpgroups that compute
 inline constexpr int kConsumerWarps = kConsumers * kWarpgroupThreads / 32;
-inline constexpr int kThreads = (1 + kConsumers) * kWarpgroupThreads;
 inline constexpr int kConsumerRows = kTileRows / kConsumers;
 
 inline constexpr float kLog2E4m3Max = 8.807354922057604F;  // of 448
@@ -33,12 +32,17 @@ struct KernelPolicy {
   // probabilities of one block only.
   static constexpr bool kShortOfRegisters = kE4m3Values && kHeadDim == 128;
 
-  // Registers of a thread of the first warpgroup and of the others: 504 for one of each.
-  static constexpr int kConsumerRegisters =
-      kShortOfRegisters || (kHeadDim == 128 && !kInt8Scores) ? 232 : 216;
-  static constexpr int kProducerRegisters = 504 - kConsumers * kConsumerRegisters;
-  // Turns of four rows that a warp quantises at once, as registers allow.
-  static constexpr int kQueryTurns = kShortOfRegisters ? 1 : 2;
+  // Warpgroups that feed the consumers. INT8 queries of 128 channels take two warps longer than a
+  // sparse item takes the consumers; two warpgroups leave these 216 registers.
+  static constexpr int kProducers = kHeadDim == 128 && kInt8Scores && !kE4m3Values ? 2 : 1;
+  static constexpr int kThreads = (kProducers + kConsumers) * kWarpgroupThreads;
+  static constexpr int kQueryWarps = kProducers == 2 ? 6 : 2;
+  // Registers of a thread, of 64 K for all.
+  static constexpr int kConsumerRegisters = kProducers == 1 && kHeadDim == 128 ? 232 : 216;
+  static constexpr int kProducerRegisters =
+      kProducers == 2 ? 256 - kConsumerRegisters : 504 - kConsumers * kConsumerRegisters;
+  // Turns of four rows that a warp quantises at once.
+  static constexpr int kQueryTurns = kProducerRegisters > 40 ? 2 : 1;
 
   using Score = std::conditional_t<kInt8Scores, int, float>;
   using ScoreElement = std::conditional_t<kInt8Scores, std::int8_t, Element>;

@@ -187,58 +187,67 @@ struct QuerySink {
   }
 };
 
-// One warp: 16-bit queries as they are, rows [first_row, first_row + rows) of the tile.
+// What warp `which` of those for queries has of a tile: kRowsAtOnce rows of every kStep.
 template <typename Policy>
-__device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
-                                            const TileContext& context, int first_row, int rows) {
-  using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+struct RowShare {
+  static constexpr int kRowsAtOnce = 4 * Policy::kQueryTurns;
+  static constexpr int kStep = kRowsAtOnce * Policy::kQueryWarps;
+  static __device__ __forceinline__ int First(int which) { return which * kRowsAtOnce; }
+};
+
+// Has L2 fetch the rows, ahead of their use.
+template <typename Policy>
+__device__ __forceinline__ void PrefetchQueries(const TileContext& context, int which) {
+  constexpr int kLineBytes = 128;
+  using Share = RowShare<Policy>;
   const DeviceTask& task = *context.task;
   const int lane = threadIdx.x % 32;
-  const int chunk = lane % Tile::kChunks;
-#pragma unroll 8
-  for (int row = first_row + lane / Tile::kChunks; row < first_row + rows;
-       row += 32 / Tile::kChunks) {
-    uint4 words = make_uint4(0, 0, 0, 0);
-    if (context.first_row + row < task.rows_valid && chunk * 8 < context.head_dim) {
-      words =
-          __ldg(reinterpret_cast<const uint4*>(context.q + row * task.q.row_stride_bytes) + chunk);
-    }
-    *reinterpret_cast<uint4*>(storage.q + Tile::Offset(row, chunk)) = words;
-  }
-  for (int row = first_row + lane; row < first_row + rows; row += 32) {
-    storage.score_unit[row] = task.softmax_scale * kLog2E;
-  }
-}
-
-// One warp: has L2 fetch rows [first_row, first_row + rows) of the tile, ahead of their use.
-__device__ __forceinline__ void PrefetchQueries(const TileContext& context, int first_row,
-                                                int rows) {
-  constexpr int kLineBytes = 128;
-  const DeviceTask& task = *context.task;
   const int row_bytes = context.head_dim * (task.q_scales == nullptr ? 2 : 1);
-  for (int row = first_row + static_cast<int>(threadIdx.x % 32); row < first_row + rows;
-       row += 32) {
-    if (context.first_row + row >= task.rows_valid) break;
+  constexpr int kTurns = 32 / Share::kRowsAtOnce;
+  for (int row = Share::First(which) + lane / Share::kRowsAtOnce * Share::kStep +
+                 lane % Share::kRowsAtOnce;
+       row < kTileRows; row += kTurns * Share::kStep) {
+    if (context.first_row + row >= task.rows_valid) return;
     for (int byte = 0; byte < row_bytes; byte += kLineBytes) {
       ptx::PrefetchL2(context.q + row * task.q.row_stride_bytes + byte);
     }
   }
 }
 
-// Warp `which` of kQueryWarps: its share of the queries of every item.
+// 16-bit queries as they are.
+template <typename Policy>
+__device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
+                                            const TileContext& context, int which) {
+  using Tile = SwizzledTile<Policy::kScoreRowBytes>;
+  constexpr int kRowsOfWarp = 32 / Tile::kChunks;
+  constexpr int kStep = kRowsOfWarp * Policy::kQueryWarps;
+  const DeviceTask& task = *context.task;
+  const int lane = threadIdx.x % 32;
+  const int chunk = lane % Tile::kChunks;
+#pragma unroll 4
+  for (int row = which * kRowsOfWarp + lane / Tile::kChunks; row < kTileRows; row += kStep) {
+    uint4 words = make_uint4(0, 0, 0, 0);
+    if (context.first_row + row < task.rows_valid && chunk * 8 < context.head_dim) {
+      words =
+          __ldg(reinterpret_cast<const uint4*>(context.q + row * task.q.row_stride_bytes) + chunk);
+    }
+    *reinterpret_cast<uint4*>(storage.q + Tile::Offset(row, chunk)) = words;
+    if (chunk == 0) storage.score_unit[row] = task.softmax_scale * kLog2E;
+  }
+}
+
+// Warp `which` of those for queries: its share of every item.
 template <typename Policy>
 __device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int which) {
-  constexpr int kRows = kTileRows / kQueryWarps;
-  constexpr int kRowsAtOnce = 4 * Policy::kQueryTurns;
-  const int first_row = which * kRows;
-  const int end = first_row + kRows;
+  using Share = RowShare<Policy>;
+  const int first_row = Share::First(which);
   RingPlace<kContexts> item;
   RingPlace<1> query;
   for (;; item.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
     const TileContext& context = storage.contexts[item.index];
     if (context.total == kNoMoreWork) return;
-    PrefetchQueries(context, first_row, kRows);
+    PrefetchQueries<Policy>(context, which);
     if constexpr (Policy::kInt8Scores) {
       QuerySink<Policy> sink{storage, context};
       if (context.task->q_scales == nullptr) {
@@ -247,21 +256,21 @@ __device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int 
         next.Load(context, first_row);
         ptx::Wait(&storage.query_empty, query.parity ^ 1);
 #pragma unroll 1
-        for (int row = first_row; row < end; row += kRowsAtOnce) {
+        for (int row = first_row; row < kTileRows; row += Share::kStep) {
           const auto rows = next;
-          if (row + kRowsAtOnce < end) next.Load(context, row + kRowsAtOnce);
+          if (row + Share::kStep < kTileRows) next.Load(context, row + Share::kStep);
           rows.Quantize(context, row, sink);
         }
       } else {
         ptx::Wait(&storage.query_empty, query.parity ^ 1);
 #pragma unroll 1
-        for (int row = first_row; row < end; row += kRowsAtOnce) {
+        for (int row = first_row; row < kTileRows; row += Share::kStep) {
           TakeGivenQueries<Policy::kHeadDim, Policy::kQueryTurns>(context, row, sink);
         }
       }
     } else {
       ptx::Wait(&storage.query_empty, query.parity ^ 1);
-      CopyQueries(storage, context, first_row, kRows);
+      CopyQueries(storage, context, which);
     }
     query.Advance();
     if constexpr (Policy::kShortOfRegisters) ptx::FenceAsyncProxy();

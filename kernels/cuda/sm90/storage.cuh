@@ -12,7 +12,6 @@
 namespace sage::cuda::sm90 {
 
 inline constexpr int kContexts = 2;  // the item under way and the next
-inline constexpr int kQueryWarps = 2;
 // Blocks that some rows of a tile see in part: those between the ends of its first row's keys and
 // of its last row's, at either end one that both reach into.
 inline constexpr int kMostPartial = kTileRows / kBlockKeys + 1;
@@ -59,9 +58,9 @@ struct SharedStorage {
   __device__ __forceinline__ void InitBarriers() {
     for (int i = 0; i < kContexts; ++i) {
       ptx::InitBarrier(&context_full[i], 1);
-      ptx::InitBarrier(&context_empty[i], 1 + kQueryWarps + kConsumerWarps);
+      ptx::InitBarrier(&context_empty[i], 1 + Policy::kQueryWarps + kConsumerWarps);
     }
-    ptx::InitBarrier(&query_full, kQueryWarps);
+    ptx::InitBarrier(&query_full, Policy::kQueryWarps);
     ptx::InitBarrier(&query_empty, kConsumerWarps);
     for (int i = 0; i < Policy::kStages; ++i) {
       ptx::InitBarrier(&stage_full[i], 1);
