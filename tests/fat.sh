@@ -23,6 +23,7 @@ spilled=0
 printf '%-6s %5s %6s  %s\n' arch regs spills kernel
 for arch in "${architectures[@]}"; do
   for source in "${sources[@]}"; do
+    [[ $source != */sm90/* || $arch == 90a ]] || continue
     flags=(-std=c++20 -O3 -I.)
     [[ $source == */prepare_kv.cu ]] && flags+=(--fmad=false)
     "$nvcc" "${flags[@]}" -gencode "arch=compute_$arch,code=sm_$arch" -Xptxas -v \
@@ -39,6 +40,7 @@ for arch in "${architectures[@]}"; do
   done
 done
 for source in "${sources[@]}"; do
+  [[ $source != */sm90/* ]] || continue
   arch=compute_80
   # e4m3 is sm_89's.
   [[ $source == */prepare_values.cu || $source == */qk_int8_pv_fp8.cu ]] && arch=compute_89
