@@ -54,9 +54,12 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
   }
   spec->whole_entries = delivery.whole_entries;
   Device* const device = spec->resident.device();
-  return AttendJob::Create(*std::move(spec), jobs,
-                           device != nullptr ? *device : LeastLoaded(devices),
-                           delivery.window_bytes);
+  absl::StatusOr<std::unique_ptr<AttendJob>> job =
+      AttendJob::Create(*std::move(spec), jobs, device != nullptr ? *device : LeastLoaded(devices),
+                        delivery.window_bytes);
+  // A drain that began meanwhile may have found nothing admitted, and then waits for nobody.
+  if (absl::Status open = CheckOpen(); job.ok() && !open.ok()) return open;
+  return job;
 }
 
 grpc::ServerUnaryReactor* AttentionService::Attend(grpc::CallbackServerContext* context,

@@ -108,6 +108,8 @@ class GetCall final : public StreamingCall<grpc::ServerWriteReactor<grpc::ByteBu
         found->tensor->device().memory(), 0);
     if (!ticket.ok()) return ticket.status();
     ticket_ = *std::move(ticket);
+    // A drain that began meanwhile may have found nothing admitted, and then waits for nobody.
+    if (absl::Status open = core_.CheckOpen(); !open.ok()) return open;
     tensor_ = std::move(found->tensor);
 
     v1::GetResponse response;

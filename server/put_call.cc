@@ -117,6 +117,8 @@ class PutCall final : public StreamingCall<grpc::ServerReadReactor<grpc::ByteBuf
         core_.jobs.admission.Admit(SlabPool::RoundUp(staging_bytes), tensor_->device().memory(), 0);
     if (!ticket.ok()) return ticket.status();
     ticket_ = *std::move(ticket);
+    // A drain that began meanwhile may have found nothing admitted, and then waits for nobody.
+    if (absl::Status open = core_.CheckOpen(); !open.ok()) return open;
     absl::StatusOr<Slab> staging = core_.jobs.host_pool.Acquire(staging_bytes);
     if (!staging.ok()) return staging.status();
     staging_ = *std::move(staging);
