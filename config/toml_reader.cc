@@ -44,6 +44,10 @@ absl::StatusOr<TomlTable> TomlTable::Open(const std::string& path) {
   if (!std::filesystem::exists(path)) {
     return absl::NotFoundError(absl::StrCat(path, ": there is no such file"));
   }
+  // Which the parser would read as a file without any key.
+  if (std::filesystem::is_directory(path)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory, not a file"));
+  }
   auto state = std::make_shared<State>();
   state->path = path;
   try {
