@@ -72,6 +72,15 @@ constexpr double kQueueMargin = 1.25;
 // Soon enough to find the other request ended.
 constexpr std::chrono::milliseconds kOutputRetryDelay{10};
 
+// Requests of more bytes fit nowhere, and sums of their sizes might not fit 64 bits.
+constexpr double kMostBytes = 1e18;
+
+// No less than the bytes of all tensors of a request, scales and lse included.
+double BytesBound(const AttentionProblem& problem) {
+  return 8 *
+         (static_cast<double>(problem.q_elements()) + static_cast<double>(problem.kv_elements()));
+}
+
 // Pairs of a query row and a key that exist for one query head of a unit; masks not counted.
 double VisiblePairs(const AttentionProblem& problem, const Unit& unit) {
   const std::int64_t length_q = problem.length_q(unit.batch);
@@ -120,6 +129,11 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
                                                              std::uint64_t window_bytes) {
   if (absl::Status supported = device.backend().CheckSupported(spec.problem); !supported.ok()) {
     return supported;
+  }
+  if (const double bytes = BytesBound(spec.problem); bytes > kMostBytes) {
+    return NeverFits("server.host_bytes",
+                     absl::StrCat("the request needs about ", bytes, ", the limit is ",
+                                  resources.admission.host().limit()));
   }
   const Resident resident = {.q = spec.resident.q != nullptr,
                              .k = spec.resident.k != nullptr,

@@ -131,6 +131,23 @@ TEST_F(CapacityErrors, AbsurdShapesCostNothing) {
   request.mutable_header()->mutable_mask()->mutable_pattern()->mutable_sliding_window();
   EXPECT_TRUE(IsError(Unary(request), StatusCode::FAILED_PRECONDITION,
                       StartsWith("server.max_mask_bytes: the mask has "), Details::kQuota));
+  // Sizes whose sum is more than 64 bits hold.
+  request = UnaryRequest(sample_);
+  v1::AttendHeader& header = *request.mutable_header();
+  header.clear_mask();
+  header.set_return_lse(false);
+  v1::AttentionShape& shape = *header.mutable_shape();
+  shape.set_batch(1);
+  shape.set_num_heads_q(std::int64_t{1} << 28);
+  shape.set_num_heads_kv(1);
+  shape.set_seqlen_q((std::int64_t{1} << 31) - 1);
+  shape.set_seqlen_k(1);
+  shape.set_head_dim(8);
+  header.clear_seqlens_k();
+  header.clear_seqlens_q();
+  header.add_seqlens_q(1);
+  EXPECT_TRUE(IsError(Unary(request), StatusCode::FAILED_PRECONDITION,
+                      StartsWith("server.host_bytes: the request needs about "), Details::kQuota));
   EXPECT_TRUE(AttendsRightly(*stub_, sample_));
 }
 
