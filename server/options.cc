@@ -34,6 +34,10 @@ absl::Status CheckCredentials(const ServerOptions& options) {
                     absl::StrCat("one tenant, and it is ", owner->second, "'s"));
     }
   }
+  // Else nobody would be asked for a certificate, and everybody let in.
+  if (!owners.empty() && options.tls_client_ca.empty()) {
+    return Refuse("tls-client-ca", "none", "the authority of the certificates of tenants");
+  }
   return absl::OkStatus();
 }
 
