@@ -13,7 +13,7 @@
 
 namespace sage::server {
 
-// What differs for one tenant.
+// What differs for one tenant; 0 says what it says of all tenants.
 struct TenantOptions {
   std::optional<std::uint64_t> tensor_memory_bytes = {};
   std::optional<std::uint64_t> tensors = {};

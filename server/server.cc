@@ -119,24 +119,29 @@ struct Server::Parts {
             .max_lease = options.tensor_max_lease};
   }
 
-  // Of a tenant that has no limits of its own.
-  TenantLimits Limits() const {
+  // As an operator gives them, 0 being the default.
+  TenantLimits LimitsOf(std::uint64_t tensor_memory_bytes, std::uint64_t tensors,
+                        std::uint64_t streams) const {
     const auto or_none = [](std::uint64_t limit) {
       return limit == 0 ? TenantLimits::kNone : limit;
     };
     const std::uint64_t half = Sum([](Device& d) { return d.memory().limit(); }) / 2;
-    return {.tensor_bytes = options.tensor_memory_bytes == 0 ? half : options.tensor_memory_bytes,
-            .tensors = or_none(options.tenant_tensors),
-            .streams = or_none(options.tenant_streams)};
+    return {.tensor_bytes = tensor_memory_bytes == 0 ? half : tensor_memory_bytes,
+            .tensors = or_none(tensors),
+            .streams = or_none(streams)};
+  }
+
+  // Of a tenant that has no limits of its own.
+  TenantLimits Limits() const {
+    return LimitsOf(options.tensor_memory_bytes, options.tenant_tensors, options.tenant_streams);
   }
 
   std::map<std::string, TenantLimits> OwnLimits() const {
     std::map<std::string, TenantLimits> own;
     for (const auto& [name, tenant] : options.tenants) {
-      const TenantLimits limits = Limits();
-      own[name] = {.tensor_bytes = tenant.tensor_memory_bytes.value_or(limits.tensor_bytes),
-                   .tensors = tenant.tensors.value_or(limits.tensors),
-                   .streams = tenant.streams.value_or(limits.streams)};
+      own[name] = LimitsOf(tenant.tensor_memory_bytes.value_or(options.tensor_memory_bytes),
+                           tenant.tensors.value_or(options.tenant_tensors),
+                           tenant.streams.value_or(options.tenant_streams));
     }
     return own;
   }

@@ -367,7 +367,9 @@ TEST_F(Security, LimitsAreATenantsOwn) {
   server::ServerOptions options = TokenServer();
   options.tenant_streams = 2;
   options.tenants["small"] = {.tensor_memory_bytes = 4096, .tensors = 3, .streams = 1};
+  options.tenants["free"] = {.tensor_memory_bytes = 0, .streams = 0};
   const std::string small = AddToken("small");
+  const std::string free = AddToken("free");
   const std::string large = AddToken("large");
   StartServer(options);
   const absl::StatusOr<v1::ServerInfo> info = ClientWith(small)->GetInfo();
@@ -380,6 +382,12 @@ TEST_F(Security, LimitsAreATenantsOwn) {
   EXPECT_GT(others->limits().tensor_memory_bytes(), 4096U);
   EXPECT_EQ(others->limits().max_tensors(), 0U);
   EXPECT_EQ(others->limits().max_streams(), 2U);
+  const absl::StatusOr<v1::ServerInfo> unlimited = ClientWith(free)->GetInfo();
+  ASSERT_TRUE(unlimited.ok()) << unlimited.status();
+  EXPECT_EQ(unlimited->limits().tensor_memory_bytes(), others->limits().tensor_memory_bytes())
+      << "0 says what it says of all tenants";
+  EXPECT_EQ(unlimited->limits().max_streams(), 0U);
+  EXPECT_TRUE(AttendsRightly(*ClientWith(free)));
 
   const auto stub = v1::Attention::NewStub(NewChannel());
   grpc::ClientContext context;
@@ -527,6 +535,8 @@ TEST_F(Security, BadOptionsAreRefusedAtTheStart) {
   options.tokens = Write("bad.toml", "[token.x]\ntenant = \"a\"\nsha256 = \"abc\"\n");
   EXPECT_EQ(refusal(options),
             options.tokens + ":3: sha256: must have 64 hexadecimal digits, in lower case");
+  options.tokens = ::testing::TempDir();
+  EXPECT_EQ(refusal(options), options.tokens + ": is a directory, not a file");
   options.tokens = Write("bad.toml", "[token.x]\ntenant = \"uid:0\"\n");
   EXPECT_THAT(refusal(options), StartsWith(options.tokens + ":2: tenant: a tenant's name has"));
 
@@ -534,6 +544,9 @@ TEST_F(Security, BadOptionsAreRefusedAtTheStart) {
   options.tenants["a"].certificates = {"x"};
   options.tenants["b"].certificates = {"x"};
   EXPECT_EQ(refusal(options), "tenant: got certificate x of b, allowed one tenant, and it is a's");
+  options.tenants.erase("b");
+  EXPECT_EQ(refusal(options),
+            "tls-client-ca: got none, allowed the authority of the certificates of tenants");
 }
 
 TEST_F(Security, TheClientKeepsItsTokenToItself) {
