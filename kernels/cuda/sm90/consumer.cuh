@@ -224,10 +224,11 @@ class ConsumerTile {
     }
   }
 
-  // Asks ahead for what a turn needs first: whether the block in `next` is there, and the scale of
-  // the keys in `stage`, which is.
-  __device__ __forceinline__ void LookAhead(std::uint32_t stage, const Stage& next) {
-    if constexpr (Policy::kInt8Scores) k_scale_ = storage_.k_scale[stage];
+  // Asks ahead for what the next turn needs first: the scale of its keys, which lie in `stage` if
+  // they exist, and whether the block after is there.
+  __device__ __forceinline__ void LookAhead(const Stage& stage, bool exists) {
+    if (Policy::kInt8Scores && exists) k_scale_ = storage_.k_scale[stage.index];
+    const Stage next = After(stage);
     ready_ = ptx::IsComplete(&storage_.stage_full[next.index], next.parity);
   }
 
@@ -240,7 +241,7 @@ class ConsumerTile {
     Probabilities& odd_p = p[Policy::kShortOfRegisters ? 0 : 1];
     MultiplyKeys(stage, /*exists=*/true, even);
     ptx::WgmmaCommit();
-    LookAhead(stage.index, After(stage));
+    LookAhead(stage, /*exists=*/true);
     ptx::WgmmaWait<0>();
     ptx::Settle(even);
     Turn<true>(0, stage, even, odd, odd_p, even_p);
@@ -281,7 +282,7 @@ class ConsumerTile {
       if constexpr (!kFirst) MultiplyValues(Before(current), last);
     }
     ptx::WgmmaCommit();
-    LookAhead(stage.index, After(stage));
+    LookAhead(stage, more);
 
     const float unit[2] = {row_unit_[0] * k_scale, row_unit_[1] * k_scale};
     // The common case: every row sees the whole block, and 16-bit probabilities stay in range with
