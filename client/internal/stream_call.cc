@@ -194,7 +194,8 @@ absl::Status StreamCall::HandleChunk(const v1::Chunk& chunk, FrameData data) {
       return BrokenProtocol(
           absl::StrCat("unit ", chunk.unit(), " was answered before all of it was sent"));
     }
-    in_window_ -= unit.window_bytes();
+    // A unit of which nothing travels never entered the window.
+    if (progress.sent > 0) in_window_ -= unit.window_bytes();
   }
   ++units_done_;
   if (request_.on_unit_done) {
