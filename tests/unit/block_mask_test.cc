@@ -354,6 +354,11 @@ TEST(MaskDensity, CountsEntriesByTheirOwnLengths) {
   EXPECT_DOUBLE_EQ(MaskDensity(problem, *mask), 3.0 / 5.0);
 }
 
+TEST(MaskDensity, OfManyEqualEntriesTakesNoTime) {
+  AttentionProblem problem = Problem(std::int64_t{1} << 27, 64, 1 << 16);
+  EXPECT_DOUBLE_EQ(MaskDensity(problem, BlockMask()), 1.0);
+}
+
 TEST(MaskDensity, LeavesOutBlocksAboveTheDiagonal) {
   AttentionProblem problem = Problem(256, 256);
   problem.is_causal = true;
