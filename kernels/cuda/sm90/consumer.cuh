@@ -224,11 +224,10 @@ class ConsumerTile {
     }
   }
 
-  // Asks ahead for what the next turn needs first: the scale of its keys, which lie in `stage` if
-  // they exist, and whether the block after is there.
-  __device__ __forceinline__ void LookAhead(const Stage& stage, bool exists) {
-    if (Policy::kInt8Scores && exists) k_scale_ = storage_.k_scale[stage.index];
-    const Stage next = After(stage);
+  // Asks ahead for what the next turn needs first: the scale of its keys, in `stage`, and whether the
+  // block after them is there. After the last entry both are read for nobody.
+  __device__ __forceinline__ void LookAhead(std::uint32_t stage, const Stage& next) {
+    if constexpr (Policy::kInt8Scores) k_scale_ = storage_.k_scale[stage];
     ready_ = ptx::IsComplete(&storage_.stage_full[next.index], next.parity);
   }
 
@@ -241,7 +240,7 @@ class ConsumerTile {
     Probabilities& odd_p = p[Policy::kShortOfRegisters ? 0 : 1];
     MultiplyKeys(stage, /*exists=*/true, even);
     ptx::WgmmaCommit();
-    LookAhead(stage, /*exists=*/true);
+    LookAhead(stage.index, After(stage));
     ptx::WgmmaWait<0>();
     ptx::Settle(even);
     Turn<true>(0, stage, even, odd, odd_p, even_p);
@@ -282,7 +281,7 @@ class ConsumerTile {
       if constexpr (!kFirst) MultiplyValues(Before(current), last);
     }
     ptx::WgmmaCommit();
-    LookAhead(stage, more);
+    LookAhead(stage.index, After(stage));
 
     const float unit[2] = {row_unit_[0] * k_scale, row_unit_[1] * k_scale};
     // The common case: every row sees the whole block, and 16-bit probabilities stay in range with
