@@ -224,8 +224,8 @@ class ConsumerTile {
     }
   }
 
-  // Asks ahead for what the next turn needs first: the scale of its keys, in `stage`, and whether the
-  // block after them is there. After the last entry both are read for nobody.
+  // Asks ahead for what the next turn needs first: the scale of its keys, in `stage`, and whether
+  // the block after them is there. After the last entry both are read for nobody.
   __device__ __forceinline__ void LookAhead(std::uint32_t stage, const Stage& next) {
     if constexpr (Policy::kInt8Scores) k_scale_ = storage_.k_scale[stage];
     ready_ = ptx::IsComplete(&storage_.stage_full[next.index], next.parity);
