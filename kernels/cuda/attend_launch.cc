@@ -23,7 +23,6 @@ absl::Status MakeTensorMaps(const KernelKey& key, DeviceTask& task) {
   if (key.precision == Precision::kFp16) {
     if (absl::Status status = make(task.k, task.k_map); !status.ok()) return status;
   }
-  if (key.precision == Precision::kQkInt8PvFp8) return absl::OkStatus();
   return make(task.v, task.v_map);
 }
 

@@ -19,7 +19,8 @@ namespace sage::cuda {
 class AttendLaunch {
  public:
   // `workspace` is device memory of WorkspaceLayout(tasks).bytes bytes. Errors: those of
-  // MakeAttendPlan(), and UNIMPLEMENTED for a task that the device has no kernel for.
+  // MakeAttendPlan() and MakeTensorMap(), and UNIMPLEMENTED for a task that the device has no
+  // kernel for.
   static absl::StatusOr<AttendLaunch> Create(const DeviceState& device,
                                              std::span<const AttendTask> tasks, void* workspace);
 

@@ -103,6 +103,8 @@ absl::Status CudaStream::PrepareValues(const KvTask& task, const PreparedKvLayou
 }
 
 absl::Status CudaStream::Attend(std::span<const AttendTask> tasks, void* workspace) {
+  const int device = state_.properties().ordinal;
+  if (absl::Status status = UseDevice(device); !status.ok()) return status;
   const absl::StatusOr<AttendLaunch> launch = AttendLaunch::Create(state_, tasks, workspace);
   if (!launch.ok()) return launch.status();
   return Run("attending", [&] {

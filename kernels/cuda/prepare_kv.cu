@@ -91,7 +91,7 @@ __global__ void ComputeSmoothing(const PrepareKeysArgs args) {
   const std::int64_t head = blockIdx.x;
   const int channel = threadIdx.x;
   float sum = 0.0F;
-  if (channel < args.head_dim) {
+  if (channel < args.head_dim && args.length_k > 0) {
     const int blocks = Blocks(args);
     const std::uint8_t* source =
         BlockBytes(args, head, 0) + channel * static_cast<int>(sizeof(float));

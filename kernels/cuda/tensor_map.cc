@@ -37,8 +37,11 @@ absl::StatusOr<CUtensorMap> MakeTensorMap(const DeviceHeads& heads, DType dtype,
   const std::array<cuuint64_t, 3> sizes = {static_cast<cuuint64_t>(head_dim),
                                            static_cast<cuuint64_t>(rows),
                                            static_cast<cuuint64_t>(num_heads)};
-  const std::array<cuuint64_t, 2> strides = {static_cast<cuuint64_t>(heads.row_stride_bytes),
-                                             static_cast<cuuint64_t>(heads.head_stride_bytes)};
+  // Where there is one row or one head, its stride is nobody's and may be anything.
+  const std::int64_t row_stride = rows == 1 ? head_dim * 2 : heads.row_stride_bytes;
+  const std::int64_t head_stride = num_heads == 1 ? rows * row_stride : heads.head_stride_bytes;
+  const std::array<cuuint64_t, 2> strides = {static_cast<cuuint64_t>(row_stride),
+                                             static_cast<cuuint64_t>(head_stride)};
   const std::array<cuuint32_t, 3> box = {kBoxChannels, kBlockKeys, 1};
   const std::array<cuuint32_t, 3> element_strides = {1, 1, 1};
   CUtensorMap map;

@@ -180,6 +180,52 @@ TEST_P(CpuContractTest, CausalRowsDoNotDependOnFutureTokens) {
   }
 }
 
+// The first query sees its own key alone, whose score is very low. A later block, whose keys are so
+// small that its scale is 10^4 times smaller, must stay unseen all the same.
+TEST_P(CpuContractTest, ScalesFarApartLetNoRowSeeTheFuture) {
+  AttentionProblem problem = SmallProblem(192, 192);
+  problem.is_causal = true;
+  ProblemData data = MakeData(problem, DataKind::kNormal, 21);
+  Fill(problem, &data.q, 1.0F);
+  for (std::int64_t channel = 0; channel < 64; ++channel) {
+    for (std::int64_t key = 0; key < 192; ++key) {
+      const float small = key % 2 == 0 ? 0.001F : -0.001F;
+      const float value = key == 0 ? -40.0F : key == 191 ? 40.0F : small;  // a mean near 0
+      Set(problem, &data.k, key * 64 + channel, value);
+    }
+    for (const std::int64_t head : {0, 1}) {
+      Set(problem, &data.q, head * 192 * 64 + channel, 40.0F);
+    }
+  }
+  const PoisonedOutput output = Run(problem, data);
+  const auto* const v = reinterpret_cast<const std::uint16_t*>(data.v.data());
+  for (const std::int64_t head : {0, 1}) {
+    SimilarityAccumulator similarity;
+    for (std::int64_t channel = 0; channel < 64; ++channel) {
+      similarity.Add(Out(output)[head * 192 * 64 + channel], ToFloat(Float16{v[channel]}));
+    }
+    EXPECT_LE(similarity.Result().relative_l2, RelativeL2Limit(problem.precision, problem.dtype));
+  }
+}
+
+// A row that sees no key gives 0 and -inf, whatever its query holds and its neighbours see.
+TEST_P(CpuContractTest, RowsOfNaNThatSeeNoKeyAreZero) {
+  AttentionProblem problem = SmallProblem(200, 100);
+  problem.is_causal = true;
+  ProblemData data = MakeData(problem, DataKind::kNormal, 22);
+  for (const std::int64_t row : {5, 99, 136, 99 + 200}) {  // rows up to 99 see nothing
+    Set(problem, &data.q, row * 64 + 3, kNaN);
+  }
+  const PoisonedOutput output = Run(problem, data);
+  for (const std::int64_t head : {0, 1}) {
+    for (std::int64_t row = 0; row < 100; ++row) {
+      const float* const out = Out(output) + (head * 200 + row) * 64;
+      EXPECT_TRUE(std::all_of(out, out + 64, [](float x) { return x == 0.0F; })) << row;
+      EXPECT_EQ(output.lse[head * 200 + row], -kInfinity) << row;
+    }
+  }
+}
+
 // The mask was indexed by KV head, and wrongly for batch > 0.
 TEST_P(CpuContractTest, MaskIsIndexedByBatchAndQueryHead) {
   AttentionProblem problem = SmallProblem(128, 128);

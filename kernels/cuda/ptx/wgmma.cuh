@@ -1,6 +1,6 @@
-// Matrix products of a warpgroup (wgmma, sm_90a): D[64, N] += A[64, K] B[K, N], A and D in
-// registers, B in shared memory. A and D lie in a warp's registers as those of mma.sync do, warp w
-// of the four having rows [16 w, 16 w + 16).
+// Matrix products of a warpgroup (wgmma, sm_90a): D[64, N] += A[64, K] B[K, N], D in registers, A
+// there or in shared memory, B in shared memory. In registers they lie as those of mma.sync do,
+// warp w of the four having rows [16 w, 16 w + 16).
 //
 // Products are asynchronous: Commit() closes a group of them, Wait<n>() returns once at most n
 // groups are under way, and only then may registers of the others be touched.
@@ -44,7 +44,7 @@ __device__ __forceinline__ void Settle(T (&registers)[kCount]) {
 inline constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
 inline constexpr std::uint64_t kSwizzle64 = std::uint64_t{2} << 62;
 
-// Describes a B operand in shared memory at `smem`. Offsets are in bytes, multiples of 16:
+// Describes an operand in shared memory at `smem`. Offsets are in bytes, multiples of 16:
 // `leading` from one tile of columns to the next where B is not transposed, `stride` from eight
 // rows of a tile to the next eight.
 __device__ __forceinline__ constexpr std::uint64_t MatrixDescriptor(std::uint32_t smem,

@@ -29,9 +29,8 @@ __device__ __forceinline__ std::uint32_t Uniform(std::uint32_t x) {
   return __reduce_or_sync(0xffffffffU, x);
 }
 
-// A score unit (log2) below which fma(masked INT8 score, unit, -maximum) may be so small that its
-// power of two is not 0.
-inline constexpr float kSmallestFoldedUnit = 0x1p-22F;
+// An exponent of which the power of two is 0, in e4m3 with its shift as well.
+inline constexpr float kHighestMaskedExponent = -256.0F;
 
 // What a masked score becomes: less than any other.
 template <typename Score>
@@ -110,12 +109,38 @@ class ConsumerTile {
     }
   }
 
-  // All listed blocks, at least one, from `place` on. Afterwards the sums are whole.
+  // All listed blocks, at least one, from `place` on: the scores of each are computed under the
+  // softmax of the one before, and so are the sums. Afterwards the sums are whole.
   __device__ __forceinline__ void AddBlocks(Stage& place) {
     Stage stage = {Uniform(place.index), Uniform(place.parity)};
     total_ = static_cast<int>(Uniform(context_.total));
     full_ = static_cast<int>(Uniform(context_.full));
-    AddBlocksAhead(stage);
+    Scores even;
+    Scores odd;
+    Probabilities p[Policy::kShortOfRegisters ? 1 : 2];
+    Probabilities& even_p = p[0];
+    Probabilities& odd_p = p[Policy::kShortOfRegisters ? 0 : 1];
+    MultiplyKeys(stage, /*exists=*/true, even);
+    ptx::WgmmaCommit();
+    LookAhead(stage.index, After(stage));
+    ptx::WgmmaWait<0>();
+    ptx::Settle(even);
+    Turn<true>(0, stage, even, odd, odd_p, even_p);
+    int i = 1;
+    for (; i + 1 < total_; i += 2) {
+      Turn<false>(i, stage, odd, even, even_p, odd_p);
+      Turn<false>(i + 1, stage, even, odd, odd_p, even_p);
+    }
+    if (i < total_) {
+      Turn<false>(i, stage, odd, even, even_p, odd_p);
+#pragma unroll
+      for (int e = 0; e < 4 * Policy::kValueSteps; ++e) even_p[e / 4][e % 4] = odd_p[e / 4][e % 4];
+    }
+    MultiplyValues(Before(stage), even_p);
+    ptx::WgmmaCommit();
+    ptx::WgmmaWait<0>();
+    AddProducts();
+    Release(Before(stage));
     place = stage;
   }
 
@@ -231,36 +256,6 @@ class ConsumerTile {
     ready_ = ptx::IsComplete(&storage_.stage_full[next.index], next.parity);
   }
 
-  // The scores of a block are computed under the softmax of the one before, and so are the sums.
-  __device__ __forceinline__ void AddBlocksAhead(Stage& stage) {
-    Scores even;
-    Scores odd;
-    Probabilities p[Policy::kShortOfRegisters ? 1 : 2];
-    Probabilities& even_p = p[0];
-    Probabilities& odd_p = p[Policy::kShortOfRegisters ? 0 : 1];
-    MultiplyKeys(stage, /*exists=*/true, even);
-    ptx::WgmmaCommit();
-    LookAhead(stage.index, After(stage));
-    ptx::WgmmaWait<0>();
-    ptx::Settle(even);
-    Turn<true>(0, stage, even, odd, odd_p, even_p);
-    int i = 1;
-    for (; i + 1 < total_; i += 2) {
-      Turn<false>(i, stage, odd, even, even_p, odd_p);
-      Turn<false>(i + 1, stage, even, odd, odd_p, even_p);
-    }
-    if (i < total_) {
-      Turn<false>(i, stage, odd, even, even_p, odd_p);
-#pragma unroll
-      for (int e = 0; e < 4 * Policy::kValueSteps; ++e) even_p[e / 4][e % 4] = odd_p[e / 4][e % 4];
-    }
-    MultiplyValues(Before(stage), even_p);
-    ptx::WgmmaCommit();
-    ptx::WgmmaWait<0>();
-    AddProducts();
-    Release(Before(stage));
-  }
-
   // Turn i: `scores` are those of entry i of the list, which become `p`; `next` takes those of the
   // entry after, and `last` are the probabilities of the one before.
   template <bool kFirst>
@@ -338,9 +333,7 @@ class ConsumerTile {
       ptx::WgmmaWait<1>();  // the tensor cores have read the last ones
       SettleAll(p);
     }
-    // True for NaN as well.
-    const bool small = !(fminf(unit[0], unit[1]) >= kSmallestFoldedUnit);
-    if (__builtin_expect(huge_ || (partial && __any_sync(0xffffffffU, small)), 0)) {
+    if (__builtin_expect(huge_ || (partial && MaskedMayCount(unit)), 0)) {
       TakeProbabilities<true>(scores, unit, p, sum_);
     } else {
       TakeProbabilities<false>(scores, unit, p, sum_);
@@ -361,6 +354,20 @@ class ConsumerTile {
     return stage.index == 0 ? Policy::kStages - 1 : stage.index - 1;
   }
 
+  // Whether the power of two of some row's masked score may be more than 0: its maximum may come
+  // from another block, whose scale was larger. True for NaN as well.
+  __device__ __forceinline__ bool MaskedMayCount(const float (&unit)[2]) const {
+    bool may = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float maximum = max_[half] == kNegativeInfinity ? 0.0F : max_[half];
+      const float exponent = fmaf(static_cast<float>(MaskedScore<typename Policy::Score>::kValue),
+                                  unit[half], -maximum);
+      may |= !(exponent < kHighestMaskedExponent);
+    }
+    return __any_sync(0xffffffffU, may);
+  }
+
   // Brings the maxima up to these scores; `factor` is what sums so far are to be multiplied by.
   __device__ __forceinline__ void RaiseMax(const Scores& scores, const float (&unit)[2],
                                            float (&factor)[2]) {
@@ -375,7 +382,7 @@ class ConsumerTile {
       factor[half] = next == kNegativeInfinity ? 1.0F : ptx::Exp2(max_[half] - next);
       max_[half] = next;
       sum_[half] *= factor[half];
-      largest = fmaxf(largest, next == kNegativeInfinity ? 0.0F : fabsf(next));
+      largest = fmaxf(largest, fabsf(next));
     }
     huge_ = __any_sync(0xffffffffU, largest > kLargestFoldedMax);
   }
@@ -422,7 +429,7 @@ class ConsumerTile {
         if constexpr (Policy::kE4m3Values) {
           const int first = 16 * step + e / 2 * 8 + e % 2 * 2;
           const float x[4] = {take(first), take(first + 1), take(first + 4), take(first + 5)};
-          if constexpr (!Policy::kOnes) sums[e % 2] += (x[0] + x[1]) + (x[2] + x[3]);
+          if constexpr (!Policy::kE4m3Values) sums[e % 2] += (x[0] + x[1]) + (x[2] + x[3]);
           p[step][e] = ptx::PackE4m3(x[0], x[1], x[2], x[3]);
         } else {
           const int first = 8 * step + 2 * e;
@@ -462,7 +469,7 @@ class ConsumerTile {
   __device__ __forceinline__ float FinishRow(int half) {
     const DeviceTask& task = *context_.task;
     float sum = sum_[half];
-    if constexpr (Policy::kOnes) {
+    if constexpr (Policy::kE4m3Values) {
       sum += out_[Policy::kChannels + 2 * half];
     } else {
       sum += __shfl_xor_sync(0xffffffffU, sum, 1);
@@ -518,7 +525,7 @@ class ConsumerTile {
   float k_scale_ = 1.0F;  // of the keys whose scores come next
   int total_;             // of the context, and so is full_
   int full_;
-  bool huge_ = false;  // some row of the warp has a maximum too large for shortcuts
+  bool huge_ = false;  // some row of the warp has a maximum too large for shortcuts, or none yet
   std::uint32_t q_[Policy::kShortOfRegisters ? 1 : Policy::kScoreSteps][4];
   float row_unit_[2];
   float max_[2];

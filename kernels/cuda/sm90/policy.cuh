@@ -6,7 +6,6 @@
 #include <type_traits>
 
 #include "kernels/cuda/device_task.h"
-#include "kernels/cuda/ptx/wgmma.cuh"
 
 namespace sage::cuda::sm90 {
 
@@ -32,9 +31,9 @@ struct KernelPolicy {
   // probabilities of one block only.
   static constexpr bool kShortOfRegisters = kE4m3Values && kHeadDim == 128;
 
-  // Warpgroups that feed the consumers. INT8 queries of 128 channels take two warps longer than a
-  // sparse item takes the consumers; two warpgroups leave these 216 registers.
-  static constexpr int kProducers = kHeadDim == 128 && kInt8Scores && !kE4m3Values ? 2 : 1;
+  // Warpgroups that feed the consumers. INT8 queries take two warps longer than a sparse item takes
+  // the consumers; a second warpgroup leaves these 216 registers, too few where values are e4m3.
+  static constexpr int kProducers = kInt8Scores && !kE4m3Values ? 2 : 1;
   static constexpr int kThreads = (kProducers + kConsumers) * kWarpgroupThreads;
   static constexpr int kQueryWarps = kProducers == 2 ? 6 : 2;
   // Registers of a thread, of 64 K for all.
@@ -53,13 +52,11 @@ struct KernelPolicy {
 
   // V in shared memory. 16-bit: columns of 64 channels, rows of which are keys. e4m3: rows are
   // channels, the last eight of them ones, so that the product has the sums of p as well.
-  using ValueElement = std::conditional_t<kE4m3Values, ptx::E4m3, Element>;
   static constexpr int kValueBytes = kBlockKeys * kHeadDim * (kE4m3Values ? 1 : 2);
   static constexpr int kValueTileBytes = kValueBytes + (kE4m3Values ? 8 * kBlockKeys : 0);
   static constexpr int kValueSteps = kE4m3Values ? 2 : 4;  // of a block
   static constexpr int kChannels = kHeadDim / 2;           // of a thread, of the sums
-  static constexpr bool kOnes = kE4m3Values;
-  static constexpr int kSums = kChannels + (kOnes ? 4 : 0);
+  static constexpr int kSums = kChannels + (kE4m3Values ? 4 : 0);
 
   // 16-bit probabilities are taken as they are to a maximum that may be behind the true one, until
   // what a thread has of a row's sum of a block passes this: each is far inside FP16 then. e4m3
