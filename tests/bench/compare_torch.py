@@ -251,7 +251,7 @@ def draw(figures, device, out):
             panel.margins(y=0.15)
         panels[0].set_ylabel("effective TOPS")
         canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
-        canvas.suptitle(f"head_dim {head_dim}, {HEADS} heads, fp16, {device}, mma.sync path")
+        canvas.suptitle(f"head_dim {head_dim}, {HEADS} heads, fp16, {device}")
         canvas.savefig(out / f"tops_d{head_dim}.png", dpi=120)
 
 
