@@ -85,9 +85,9 @@ def test_asyncio(client: Client, rng: np.random.Generator) -> None:
 def test_leases_and_release(client: Client, rng: np.random.Generator) -> None:
     q, k, v = draw(rng, 1, 64), draw(rng, 1, 64), draw(rng, 1, 64)
     kept = client.put(k, v, lease=7.5)
-    assert kept.lease_seconds == pytest.approx(7.5)
+    assert 0 < kept.lease_seconds <= 7.5
     kept.renew(90)
-    assert kept.lease_seconds == pytest.approx(90)
+    assert 7.5 < kept.lease_seconds <= 90
     kept.attend(q)
     kept.release()
     kept.release()
