@@ -130,6 +130,19 @@ absl::StatusOr<CostModel::Rates> MeasureRates(Backend& backend, double operation
   if (!launch.ok()) return launch.status();
   rates[DeviceWork::kLaunches] = *launch;
 
+  // A slow device is measured by less.
+  constexpr std::int64_t kProbeLength = 512;
+  constexpr double kLongest = 5e-3;  // seconds
+  absl::StatusOr<Sample> probe =
+      Sample::Create(backend, Precision::kFp16, 1, kProbeLength, 64, *watch);
+  if (!probe.ok()) return probe.status();
+  const absl::StatusOr<double> probed = watch->Time([&](Stream& stream) {
+    absl::Status status = probe->Prepare(stream);
+    return status.ok() ? probe->Attend(stream) : status;
+  });
+  if (!probed.ok()) return probed.status();
+  operations = std::min(operations, kLongest / *probed * 4.0 * 64 * kProbeLength * kProbeLength);
+
   // Sequences long enough for a GPU's tiles, and enough heads to fill it.
   const std::int64_t seqlen = operations > 1e10 ? 2048 : 512;
   for (const Precision precision :
