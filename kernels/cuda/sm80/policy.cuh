@@ -6,10 +6,9 @@
 #include <type_traits>
 
 #include "kernels/cuda/sm80/attend_shape.h"
+#include "kernels/cuda/softmax.cuh"
 
 namespace sage::cuda::sm80 {
-
-inline constexpr float kLog2E4m3Max = 8.807354922057604F;  // of 448
 
 // INT8 sums start at the bits of 12582912.0f = 1.5 * 2^23, so that the bits of a sum s read as the
 // float 12582912 + s: exact for |s| < 2^22, and 127 * 127 * 128 is less.

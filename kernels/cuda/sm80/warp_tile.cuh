@@ -17,6 +17,7 @@
 #include "kernels/cuda/sm80/attend_shape.h"
 #include "kernels/cuda/sm80/policy.cuh"
 #include "kernels/cuda/sm80/storage.cuh"
+#include "kernels/cuda/softmax.cuh"
 #include "kernels/cuda/store_vector.cuh"
 #include "kernels/cuda/swizzled_tile.cuh"
 
@@ -25,8 +26,6 @@ namespace sage::cuda::sm80 {
 // A score unit (log2) above which the bias would cost accuracy: the product with 12582912 is then
 // rounded to 1/32 or worse.
 inline constexpr float kLargestFoldedUnit = 0.0625F;
-// A maximum (log2) above which fma(score, unit, -maximum) may miss 0 by more than 1/64.
-inline constexpr float kLargestFoldedMax = 262144.0F;
 
 // Fragments of one warp: scores of kKeys keys by 32 rows.
 template <typename Policy, int kKeys>
@@ -56,11 +55,6 @@ __device__ __forceinline__ float ThreadMax(const float (&scores)[kCount][4], int
     result = fmaxf(result, fmaxf(scores[j][2 * half], scores[j][2 * half + 1]));
   }
   return result;
-}
-// The same over the four threads of a row.
-__device__ __forceinline__ float RowMax(float thread_max) {
-  const float pair = fmaxf(thread_max, __shfl_xor_sync(0xffffffffU, thread_max, 1));
-  return fmaxf(pair, __shfl_xor_sync(0xffffffffU, pair, 2));
 }
 
 // The part of an item that one warp computes: state of the online softmax and its steps.

@@ -15,13 +15,11 @@
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
+#include "kernels/cuda/softmax.cuh"
 #include "kernels/cuda/store_vector.cuh"
 #include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda::sm90 {
-
-// A maximum (log2) above which fma(score, unit, -maximum) may miss 0 by more than 1/64.
-inline constexpr float kLargestFoldedMax = 262144.0F;
 
 // The same in every lane, as the compiler then knows: addresses that follow from it need no vector
 // registers.
@@ -62,11 +60,6 @@ __device__ __forceinline__ float ThreadMax(const float (&scores)[kCount], int ha
     result = fmaxf(result, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
   }
   return result;
-}
-// The same over the four threads of a row.
-__device__ __forceinline__ float RowMax(float thread_max) {
-  const float pair = fmaxf(thread_max, __shfl_xor_sync(0xffffffffU, thread_max, 1));
-  return fmaxf(pair, __shfl_xor_sync(0xffffffffU, pair, 2));
 }
 
 template <typename Policy>
@@ -322,6 +315,7 @@ class ConsumerTile {
       ptx::Settle(out_);
     }
   }
+
   // Turns the scores of entry i into probabilities by their own maxima; sums before it are to be
   // multiplied by `factor`.
   __device__ __forceinline__ void Raise(int i, std::uint32_t stage, const float (&unit)[2],

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/device_task.h"
+#include "kernels/cuda/softmax.cuh"
 
 namespace sage::cuda::sm90 {
 
@@ -13,8 +14,6 @@ inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kConsumers = 2;  // warpgroups that compute
 inline constexpr int kConsumerWarps = kConsumers * kWarpgroupThreads / 32;
 inline constexpr int kConsumerRows = kTileRows / kConsumers;
-
-inline constexpr float kLog2E4m3Max = 8.807354922057604F;  // of 448
 
 // What probabilities and V are multiplied as.
 enum class Values { kElement, kE4m3 };
