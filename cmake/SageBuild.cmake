@@ -31,12 +31,15 @@ endif()
 
 # sage_library(NAME [SOURCES ...] [PUBLIC deps...] [PRIVATE deps...])
 # A static library `sage_NAME` with alias sage::NAME, includes rooted at the repository and the
-# project's warnings. Without SOURCES it is an interface library.
+# project's warnings. Without SOURCES it is an interface library. Where it is installed, its headers lie in
+# SAGE_INCLUDE_DIR.
+set(SAGE_INCLUDE_DIR include/sage-serve)
 function(sage_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
   if(arg_SOURCES)
     add_library(sage_${name} STATIC ${arg_SOURCES})
-    target_include_directories(sage_${name} PUBLIC ${PROJECT_SOURCE_DIR})
+    target_include_directories(sage_${name} PUBLIC
+      $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${SAGE_INCLUDE_DIR}>)
     target_link_libraries(sage_${name} PUBLIC ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
     sage_warnings(sage_${name})
   else()
@@ -45,6 +48,7 @@ function(sage_library name)
     target_link_libraries(sage_${name} INTERFACE ${arg_PUBLIC})
   endif()
   add_library(sage::${name} ALIAS sage_${name})
+  set_target_properties(sage_${name} PROPERTIES EXPORT_NAME ${name})
 endfunction()
 
 # The warnings of the project; errors where SAGE_WARNINGS_AS_ERRORS is set, as the presets do.
