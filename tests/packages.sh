@@ -100,10 +100,13 @@ within sh -c 'cd /root/program && cmake . && make' >"$debian/build.log" 2>&1 || 
   tail -n 30 "$debian/build.log"
   fail 'it does not build'
 }
-within sh -c 'sage-server --listen 127.0.0.1:0 --port-file /root/port 2>/root/log & pid=$!
-  until [ -s /root/port ]; do kill -0 $pid || exit 1; sleep 0.1; done
-  /root/program/program 127.0.0.1:$(cat /root/port); status=$?
-  kill $pid; wait $pid && exit $status'
+cat >"$debian/root/ask" <<'END'
+sage-server --listen 127.0.0.1:0 --port-file /root/port 2>/root/log & server=$!
+until [ -s /root/port ]; do kill -0 $server || exit 1; sleep 0.1; done
+/root/program/program 127.0.0.1:$(cat /root/port) || exit 1
+kill $server && wait $server
+END
+within sh /root/ask
 
 step 'Removal'
 apt purge -y sage-server sage-client python3-sage-client libsage-client-dev

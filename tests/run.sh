@@ -48,7 +48,7 @@ check_format() {
 }
 
 check_shell() {
-  { tracked '*.sh' && echo .ci/run; } | xargs shellcheck
+  { tracked '*.sh' 'deploy/deb/*' && echo .ci/run; } | xargs shellcheck
 }
 
 check_python() {
