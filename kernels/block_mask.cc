@@ -295,26 +295,41 @@ std::int64_t VisibleBlocks(std::int64_t tile, std::int64_t length_q, std::int64_
   return CeilDiv(is_causal ? CausalKeyEnd(last_row, length_q, length_k) : length_k, kBlockN);
 }
 
-double MaskDensity(const AttentionProblem& problem, const BlockMask& mask) {
+double MaskDensity(const AttentionProblem& problem, const BlockMask& mask, MaskBegin begin) {
   std::int64_t listed = 0;
   std::int64_t existing = 0;
   // A header of a few bytes can name so many entries that counting each would take minutes.
   const bool entries_differ =
       mask.batch() != 1 || !problem.seqlens_q.empty() || !problem.seqlens_k.empty();
   const std::int64_t entries = entries_differ ? problem.batch : 1;
+  const std::int64_t heads = mask.heads() == 1 ? 1 : problem.num_heads_q;
   for (std::int64_t b = 0; b < entries; ++b) {
     for (std::int64_t m = 0; m < problem.tiles_q(); ++m) {
       const std::int64_t end =
           VisibleBlocks(m, problem.length_q(b), problem.length_k(b), problem.is_causal);
       // Heads that share a row of the mask are counted once, above and below the line.
-      existing += end * mask.heads();
-      for (std::int64_t h = 0; h < mask.heads(); ++h) {
-        const BlockMaskView view = mask.View(b, h);
+      existing += end * heads;
+      for (std::int64_t h = 0; h < heads; ++h) {
+        const BlockMaskView view = mask.View(begin.batch + b, begin.head + h);
         listed += view.full() ? end : CountBlocks(view.bits + m * view.row_stride_bytes, end);
       }
     }
   }
   return existing == 0 ? 0.0 : static_cast<double>(listed) / static_cast<double>(existing);
+}
+
+double ExistingBlocks(const AttentionProblem& problem) {
+  double blocks = 0;
+  const bool entries_differ = !problem.seqlens_q.empty() || !problem.seqlens_k.empty();
+  const std::int64_t entries = entries_differ ? problem.batch : 1;
+  for (std::int64_t b = 0; b < entries; ++b) {
+    for (std::int64_t m = 0; m < problem.tiles_q(); ++m) {
+      blocks += static_cast<double>(
+          VisibleBlocks(m, problem.length_q(b), problem.length_k(b), problem.is_causal));
+    }
+  }
+  return blocks * static_cast<double>(problem.num_heads_q) *
+         static_cast<double>(entries_differ ? 1 : problem.batch);
 }
 
 void AppendActiveBlocks(const BlockMaskView& mask, std::int64_t head, std::int64_t tile,

@@ -124,8 +124,16 @@ std::int64_t VisibleBlocks(std::int64_t tile, std::int64_t length_q, std::int64_
 
 // Listed blocks over all blocks that exist for the problem, counting per batch entry and query head
 // only tiles and keys within its lengths, and, if causal, only blocks with an element on or below
-// the diagonal. 1 for a full mask, but 0 where no block exists.
-double MaskDensity(const AttentionProblem& problem, const BlockMask& mask);
+// the diagonal. 1 for a full mask, but 0 where no block exists. `begin`: the problem's first batch
+// entry and query head in a mask of a larger one, broadcast dimensions apart.
+struct MaskBegin {
+  std::int64_t batch = 0;
+  std::int64_t head = 0;
+};
+double MaskDensity(const AttentionProblem& problem, const BlockMask& mask, MaskBegin begin = {});
+
+// How many blocks exist for the problem, as above.
+double ExistingBlocks(const AttentionProblem& problem);
 
 // One key block that a query tile has to compute.
 struct ActiveBlock {

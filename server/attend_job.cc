@@ -162,10 +162,15 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   const auto borrowed = std::make_shared<Borrowed>(Borrowed{spec.resident, std::nullopt});
   job->context_->borrowed = borrowed;
   if (spec.resident.output != nullptr) {
-    std::optional<ResidentTensor::Access> access = ResidentTensor::TryWrite(spec.resident.output);
+    std::optional<ResidentTensor::Access> access =
+        ResidentTensor::TryWrite(spec.resident.output, {.batch_begin = spec.resident.batch_begin,
+                                                        .batch_count = spec.problem.batch,
+                                                        .head_begin = spec.resident.q_head_begin,
+                                                        .head_count = spec.problem.num_heads_q});
     if (!access.has_value()) {
       return WithRetryDelay(
-          LimitReached("header.output.handle", "another request writes or reads this tensor"),
+          LimitReached("header.output.handle",
+                       "another request writes this part of the tensor, or reads it"),
           kOutputRetryDelay);
     }
     borrowed->output.emplace(*std::move(access));
@@ -178,7 +183,8 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
     job->context_->mask = std::make_shared<SharedMask>(SharedMask{*std::move(mask), nullptr});
   }
   const std::shared_ptr<SharedMask>& mask = job->context_->mask;
-  job->block_density_ = MaskDensity(job->problem_, mask == nullptr ? BlockMask() : mask->mask);
+  job->block_density_ =
+      MaskDensity(job->problem_, mask == nullptr ? BlockMask() : mask->mask, job->mask_begin());
   if (absl::Status in_time = job->CheckTime(); !in_time.ok()) return in_time;
   if (job->omits_unused_kv_) job->LeaveOutUnused();
   return job;
@@ -396,14 +402,23 @@ KvTask AttendJob::MakeKvTask(const Unit& unit) const {
   task.k = PackedHeads<const void*>(nullptr, problem_.layout, unit.kv_head_count, problem_.seqlen_k,
                                     problem_.head_dim);
   task.v = task.k;
-  if (resident_.k) task.k = ToConst(HeadsIn(*resident_.k, unit.batch, unit.kv_head_begin, 0));
-  if (resident_.v) task.v = ToConst(HeadsIn(*resident_.v, unit.batch, unit.kv_head_begin, 0));
+  const std::int64_t batch = resident_.batch_begin + unit.batch;
+  const std::int64_t head = resident_.kv_head_begin + unit.kv_head_begin;
+  if (resident_.k) task.k = ToConst(HeadsIn(*resident_.k, batch, head, 0));
+  if (resident_.v) task.v = ToConst(HeadsIn(*resident_.v, batch, head, 0));
   return task;
 }
 
 std::shared_ptr<KvGroup> AttendJob::KeptKv(const Unit& unit) const {
   if (resident_.k == nullptr || resident_.v == nullptr) return nullptr;
-  return resident_.k->KeptKv(resident_.v, MakeKvTask(unit), unit.batch, unit.kv_head_begin);
+  return resident_.k->KeptKv(resident_.v, MakeKvTask(unit), resident_.batch_begin + unit.batch,
+                             resident_.kv_head_begin + unit.kv_head_begin);
+}
+
+MaskBegin AttendJob::mask_begin() const {
+  // A mask that travels is the part's own.
+  if (resident_.mask == nullptr) return {};
+  return {.batch = resident_.batch_begin, .head = resident_.q_head_begin};
 }
 
 AttendTask AttendJob::MakeTask(const Unit& unit) const {
@@ -421,14 +436,17 @@ AttendTask AttendJob::MakeTask(const Unit& unit) const {
                                 problem_.head_dim);
   task.output_dtype = problem_.output_dtype;
   const std::int64_t head_q = unit.kv_head_begin * problem_.group_size();
-  if (resident_.q) task.q = ToConst(HeadsIn(*resident_.q, unit.batch, head_q, unit.q_begin));
+  const std::int64_t batch = resident_.batch_begin + unit.batch;
+  const std::int64_t head = resident_.q_head_begin + head_q;
+  if (resident_.q) task.q = ToConst(HeadsIn(*resident_.q, batch, head, unit.q_begin));
   if (resident_.output) {
-    const auto heads = HeadsIn(*resident_.output, unit.batch, head_q, unit.q_begin);
+    const auto heads = HeadsIn(*resident_.output, batch, head, unit.q_begin);
     task.out = {heads.data, heads.head_stride, heads.row_stride};
   }
   task.abandoned = &context_->cancelled;
   if (context_->mask != nullptr) {
-    task.mask = context_->mask->mask.View(unit.batch, head_q);
+    const MaskBegin begin = mask_begin();
+    task.mask = context_->mask->mask.View(begin.batch + unit.batch, begin.head + head_q);
   }
   return task;
 }

@@ -147,6 +147,7 @@ class AttendJob {
   // Tasks point to what is resident; pointers to what travels are still null.
   KvTask MakeKvTask(const Unit& unit) const;
   AttendTask MakeTask(const Unit& unit) const;
+  MaskBegin mask_begin() const;  // of the request in its mask
   // The group that resident k and v keep prepared for the unit, if they do.
   std::shared_ptr<KvGroup> KeptKv(const Unit& unit) const;
   // What a unit asks of the device, and how long all of them take, by estimate.

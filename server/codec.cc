@@ -28,9 +28,14 @@ bool InShape(absl::string_view message) {
   return false;
 }
 
+// Whether `count` from `begin` on are among `size`.
+bool IsWithin(std::int64_t begin, std::int64_t count, std::int64_t size) {
+  return begin >= 0 && begin <= size && count <= size - begin;
+}
+
 // Whether a resident operand of role q, k, v or output is what the request says it is.
 absl::Status CheckFits(const ResidentTensor& tensor, const AttentionProblem& problem,
-                       const std::string& field) {
+                       const v1::ResidentPart* part, const std::string& field) {
   const TensorSpec& spec = tensor.spec();
   const bool kv = spec.role == TensorRole::kK || spec.role == TensorRole::kV;
   TensorSpec want;
@@ -46,33 +51,50 @@ absl::Status CheckFits(const ResidentTensor& tensor, const AttentionProblem& pro
                         std::string(Name(s.layout)));
   };
   const std::string got_text = describe(spec);
+  if (part != nullptr) {
+    const std::int64_t head_begin = kv ? part->kv_head_begin() : part->q_head_begin();
+    if (!IsWithin(part->batch_begin(), want.batch, spec.batch) ||
+        !IsWithin(head_begin, want.num_heads, spec.num_heads)) {
+      return InvalidField(
+          "header.resident_part",
+          absl::StrCat("got batch entries from ", part->batch_begin(), ", ", want.batch,
+                       ", and heads from ", head_begin, ", ", want.num_heads, ", of ", field,
+                       ", which is a tensor of ", got_text));
+    }
+    want.batch = spec.batch;
+    want.num_heads = spec.num_heads;
+  }
   const std::string want_text = describe(want);
   if (got_text == want_text) return absl::OkStatus();
   return InvalidField(field, absl::StrCat("got a tensor of ", got_text, ", allowed ", want_text));
 }
 
 absl::Status CheckMaskFits(const ResidentTensor& tensor, const AttentionProblem& problem,
-                           const std::string& field) {
+                           const v1::ResidentPart* part, const std::string& field) {
   const BlockMask& mask = tensor.mask()->mask;
   const MaskShape& shape = tensor.spec().mask_shape;
-  if ((mask.batch() == 1 || mask.batch() == problem.batch) &&
-      (mask.heads() == 1 || mask.heads() == problem.num_heads_q) &&
-      shape.seqlen_q == problem.seqlen_q && shape.seqlen_k == problem.seqlen_k) {
+  const auto fits = [part](std::int64_t size, std::int64_t begin, std::int64_t count) {
+    return size == 1 || (part == nullptr ? size == count : IsWithin(begin, count, size));
+  };
+  const std::int64_t batch_begin = part == nullptr ? 0 : part->batch_begin();
+  const std::int64_t head_begin = part == nullptr ? 0 : part->q_head_begin();
+  if (fits(mask.batch(), batch_begin, problem.batch) &&
+      fits(mask.heads(), head_begin, problem.num_heads_q) && shape.seqlen_q == problem.seqlen_q &&
+      shape.seqlen_k == problem.seqlen_k) {
     return absl::OkStatus();
   }
   return InvalidField(
       field, absl::StrCat("got a mask of batch ", mask.batch(), ", ", mask.heads(),
                           " heads, seqlen_q ", shape.seqlen_q, ", seqlen_k ", shape.seqlen_k,
                           ", allowed batch 1 or ", problem.batch, ", 1 or ", problem.num_heads_q,
-                          " heads, seqlen_q ", problem.seqlen_q, ", seqlen_k ", problem.seqlen_k));
+                          " heads", part == nullptr ? "" : " within header.resident_part",
+                          ", seqlen_q ", problem.seqlen_q, ", seqlen_k ", problem.seqlen_k));
 }
 
 // The tensor that `handle` names, if it has this role and fits the request.
-absl::StatusOr<std::shared_ptr<ResidentTensor>> LookUp(const v1::TensorHandle& handle,
-                                                       TensorRole role,
-                                                       const AttentionProblem& problem,
-                                                       const TensorLookup& tensors,
-                                                       const std::string& field) {
+absl::StatusOr<std::shared_ptr<ResidentTensor>> LookUp(
+    const v1::TensorHandle& handle, TensorRole role, const AttentionProblem& problem,
+    const v1::ResidentPart* part, const TensorLookup& tensors, const std::string& field) {
   const std::string path = absl::StrCat(field, ".handle");
   absl::StatusOr<TensorStore::Handle> found = tensors.Find(handle, path);
   if (!found.ok()) return found.status();
@@ -81,8 +103,8 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> LookUp(const v1::TensorHandle& h
     return InvalidField(path, absl::StrCat("got a tensor of role ", Name(tensor.spec().role),
                                            ", allowed ", Name(role)));
   }
-  const absl::Status fits = role == TensorRole::kMask ? CheckMaskFits(tensor, problem, path)
-                                                      : CheckFits(tensor, problem, path);
+  const absl::Status fits = role == TensorRole::kMask ? CheckMaskFits(tensor, problem, part, path)
+                                                      : CheckFits(tensor, problem, part, path);
   if (!fits.ok()) return fits;
   return found->tensor;
 }
@@ -107,12 +129,13 @@ absl::Status CheckTogether(const ResidentOperands& operands) {
 }
 
 absl::Status DecodeOperand(const v1::Operand& operand, TensorRole role,
-                           const AttentionProblem& problem, const TensorLookup& tensors,
-                           const std::string& field, std::shared_ptr<ResidentTensor>& resident) {
+                           const AttentionProblem& problem, const v1::ResidentPart* part,
+                           const TensorLookup& tensors, const std::string& field,
+                           std::shared_ptr<ResidentTensor>& resident) {
   switch (operand.source_case()) {
     case v1::Operand::kHandle: {
       absl::StatusOr<std::shared_ptr<ResidentTensor>> found =
-          LookUp(operand.handle(), role, problem, tensors, field);
+          LookUp(operand.handle(), role, problem, part, tensors, field);
       if (!found.ok()) return found.status();
       resident = *std::move(found);
       return absl::OkStatus();
@@ -178,27 +201,35 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
   spec.request_id = header.request_id();
   spec.priority = header.priority();
 
+  const v1::ResidentPart* const part =
+      header.has_resident_part() ? &header.resident_part() : nullptr;
   ResidentOperands& resident = spec.resident;
+  resident.batch_begin = header.resident_part().batch_begin();
+  resident.q_head_begin = header.resident_part().q_head_begin();
+  resident.kv_head_begin = header.resident_part().kv_head_begin();
   absl::Status status =
-      DecodeOperand(header.q(), TensorRole::kQ, problem, tensors, "header.q", resident.q);
+      DecodeOperand(header.q(), TensorRole::kQ, problem, part, tensors, "header.q", resident.q);
   if (status.ok()) {
-    status = DecodeOperand(header.k(), TensorRole::kK, problem, tensors, "header.k", resident.k);
+    status =
+        DecodeOperand(header.k(), TensorRole::kK, problem, part, tensors, "header.k", resident.k);
   }
   if (status.ok()) {
-    status = DecodeOperand(header.v(), TensorRole::kV, problem, tensors, "header.v", resident.v);
+    status =
+        DecodeOperand(header.v(), TensorRole::kV, problem, part, tensors, "header.v", resident.v);
   }
   if (!status.ok()) return status;
   absl::StatusOr<QuantizedScales> quantized = DecodeQuantized(header, problem);
   if (!quantized.ok()) return quantized.status();
   spec.quantized = *std::move(quantized);
   if (header.output().has_handle()) {
-    auto found =
-        LookUp(header.output().handle(), TensorRole::kOutput, problem, tensors, "header.output");
+    auto found = LookUp(header.output().handle(), TensorRole::kOutput, problem, part, tensors,
+                        "header.output");
     if (!found.ok()) return found.status();
     resident.output = *std::move(found);
   }
   if (header.mask().has_handle()) {
-    auto found = LookUp(header.mask().handle(), TensorRole::kMask, problem, tensors, "header.mask");
+    auto found =
+        LookUp(header.mask().handle(), TensorRole::kMask, problem, part, tensors, "header.mask");
     if (!found.ok()) return found.status();
     resident.mask = *std::move(found);
   } else if (header.has_mask()) {

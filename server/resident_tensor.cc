@@ -59,27 +59,32 @@ std::optional<ResidentTensor::Access> ResidentTensor::TryRead(
     std::shared_ptr<ResidentTensor> tensor) {
   {
     const std::lock_guard lock(tensor->mutex_);
-    if (tensor->written_) return std::nullopt;
+    if (!tensor->written_.empty()) return std::nullopt;
     ++tensor->readers_;
   }
-  return Access(std::move(tensor), /*writes=*/false);
+  return Access(std::move(tensor), std::nullopt);
 }
 
 std::optional<ResidentTensor::Access> ResidentTensor::TryWrite(
-    std::shared_ptr<ResidentTensor> tensor) {
+    std::shared_ptr<ResidentTensor> tensor, const TensorRegion& region) {
   {
     const std::lock_guard lock(tensor->mutex_);
-    if (tensor->written_ || tensor->readers_ > 0) return std::nullopt;
-    tensor->written_ = true;
+    const auto overlaps = [&](const TensorRegion& other) { return region.Overlaps(other); };
+    if (tensor->readers_ > 0 ||
+        std::any_of(tensor->written_.begin(), tensor->written_.end(), overlaps)) {
+      return std::nullopt;
+    }
+    tensor->written_.push_back(region);
   }
-  return Access(std::move(tensor), /*writes=*/true);
+  return Access(std::move(tensor), region);
 }
 
 ResidentTensor::Access::~Access() {
   if (tensor_ == nullptr) return;  // moved from
   const std::lock_guard lock(tensor_->mutex_);
-  if (writes_) {
-    tensor_->written_ = false;
+  if (written_.has_value()) {
+    tensor_->written_.erase(
+        std::find(tensor_->written_.begin(), tensor_->written_.end(), *written_));
     ++tensor_->generation_;
   } else {
     --tensor_->readers_;

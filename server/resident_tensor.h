@@ -10,6 +10,7 @@
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "server/account.h"
 #include "server/device.h"
@@ -59,8 +60,8 @@ class ResidentTensor {
   std::shared_ptr<KvGroup> KeptKv(const std::shared_ptr<const ResidentTensor>& v,
                                   const KvTask& task, std::int64_t batch, std::int64_t head_begin);
 
-  // The right to read or to write the elements of an output; gives it back when destroyed. Many may
-  // read at once, or one may write. Move-only.
+  // The right to read an output, or to write a region of it; gives it back when destroyed. Many may
+  // read at once, or some write regions that do not overlap. Move-only.
   class Access {
    public:
     Access(Access&&) = default;
@@ -68,14 +69,15 @@ class ResidentTensor {
 
    private:
     friend class ResidentTensor;
-    Access(std::shared_ptr<ResidentTensor> tensor, bool writes)
-        : tensor_(std::move(tensor)), writes_(writes) {}
+    Access(std::shared_ptr<ResidentTensor> tensor, std::optional<TensorRegion> written)
+        : tensor_(std::move(tensor)), written_(written) {}
     std::shared_ptr<ResidentTensor> tensor_;
-    bool writes_;
+    std::optional<TensorRegion> written_;  // nothing: reads
   };
   // Nothing where others have the right.
   static std::optional<Access> TryRead(std::shared_ptr<ResidentTensor> tensor);
-  static std::optional<Access> TryWrite(std::shared_ptr<ResidentTensor> tensor);
+  static std::optional<Access> TryWrite(std::shared_ptr<ResidentTensor> tensor,
+                                        const TensorRegion& region);
 
   // How many times the right to write was given back.
   std::uint64_t generation() const;
@@ -93,17 +95,21 @@ class ResidentTensor {
   std::weak_ptr<const ResidentTensor> kept_v_;  // that kept_ was prepared with
   std::map<KvKey, std::shared_ptr<KvGroup>> kept_;
   int readers_ = 0;
-  bool written_ = false;  // someone has the right to write
+  std::vector<TensorRegion> written_;  // that someone has the right to write
   std::uint64_t generation_ = 0;
 };
 
-// The resident tensors of one request, null where the tensor travels. All on one device.
+// The resident tensors of one request, null where the tensor travels. All on one device. The
+// request is about a part of them: its first batch entry and heads are those at *_begin.
 struct ResidentOperands {
   std::shared_ptr<ResidentTensor> q;
   std::shared_ptr<ResidentTensor> k;
   std::shared_ptr<ResidentTensor> v;
   std::shared_ptr<ResidentTensor> mask;
   std::shared_ptr<ResidentTensor> output;
+  std::int64_t batch_begin = 0;
+  std::int64_t q_head_begin = 0;  // of q, the output and the mask
+  std::int64_t kv_head_begin = 0;
 
   // The device of those that are there; null where none is.
   Device* device() const;

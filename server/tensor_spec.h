@@ -10,6 +10,22 @@
 
 namespace sage::server {
 
+// Some heads of some batch entries of a tensor.
+struct TensorRegion {
+  std::int64_t batch_begin = 0;
+  std::int64_t batch_count = 0;
+  std::int64_t head_begin = 0;
+  std::int64_t head_count = 0;
+
+  bool Overlaps(const TensorRegion& other) const {
+    return batch_begin < other.batch_begin + other.batch_count &&
+           other.batch_begin < batch_begin + batch_count &&
+           head_begin < other.head_begin + other.head_count &&
+           other.head_begin < head_begin + head_count;
+  }
+  friend bool operator==(const TensorRegion&, const TensorRegion&) = default;
+};
+
 enum class TensorRole : std::uint8_t { kQ, kK, kV, kOutput, kMask };
 const char* Name(TensorRole role);  // "q", "k", "v", "output", "mask"
 

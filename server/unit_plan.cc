@@ -1,6 +1,7 @@
 #include "server/unit_plan.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "absl/strings/str_cat.h"
 
@@ -68,7 +69,8 @@ std::uint64_t UnitBytes(const AttentionProblem& p, const PlanLimits& limits) {
 std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,
                             std::uint64_t unit_bytes) {
   const std::uint64_t fitting = std::max<std::uint64_t>(1, unit_bytes / (2 * head_bytes));
-  return static_cast<std::int64_t>(std::min(static_cast<std::uint64_t>(num_heads_kv), fitting));
+  const auto all = static_cast<std::uint64_t>(num_heads_kv);
+  return static_cast<std::int64_t>(fitting >= all ? all : std::bit_floor(fitting));
 }
 
 absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& p, const PlanLimits& limits,

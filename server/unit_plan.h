@@ -62,7 +62,8 @@ absl::StatusOr<std::vector<Unit>> PlanUnits(const AttentionProblem& problem,
                                             const PlanLimits& limits, Resident resident = {},
                                             Quantized quantized = {});
 
-// KV heads of a unit whose k and v, `head_bytes` a head each, are resident.
+// KV heads of a unit whose k and v, `head_bytes` a head each, are resident: all, or a power of two,
+// so that requests about some of the heads mostly keep to the cut.
 std::int64_t KvHeadsPerUnit(std::int64_t num_heads_kv, std::uint64_t head_bytes,
                             std::uint64_t unit_bytes);
 

@@ -683,6 +683,51 @@ TEST_F(TensorsFixture, OperandsMustBeWhatTheRequestSays) {
       "batch 1 or 1, 1 or 4 heads, seqlen_q 129, seqlen_k 65");
 }
 
+// Each head by a request of its own, on all of the tensors: together the whole answer.
+TEST_P(Tensors, ServePartsOfWhatTheyAre) {
+  Start(GetParam());
+  v1::AttendRequest request = UnaryRequest(sample_);
+  const Answer whole = Attend(request);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  const Operands handles = MustPutAll(sample_);
+  v1::AttendHeader& header = *request.mutable_header();
+  request.clear_q();
+  request.clear_k();
+  request.clear_v();
+  *header.mutable_q()->mutable_handle() = handles.q;
+  *header.mutable_k()->mutable_handle() = handles.k;
+  *header.mutable_v()->mutable_handle() = handles.v;
+  const AttentionProblem& problem = sample_.problem;
+  ASSERT_EQ(problem.layout, Layout::kHnd);
+  header.mutable_shape()->set_num_heads_q(1);
+  header.mutable_shape()->set_num_heads_kv(1);
+  std::string out;
+  for (std::int64_t head = 0; head < problem.num_heads_q; ++head) {
+    header.mutable_resident_part()->set_q_head_begin(head);
+    header.mutable_resident_part()->set_kv_head_begin(head / problem.group_size());
+    const Answer part = Attend(request);
+    ASSERT_TRUE(part.status.ok()) << part.status.error_message();
+    out += part.response.out();
+  }
+  EXPECT_TRUE(out == whole.response.out());
+  const auto refused = [&](auto set, const std::string& message) {
+    v1::AttendRequest bad = request;
+    set(*bad.mutable_header()->mutable_resident_part());
+    EXPECT_TRUE(IsError(Attend(bad).status, StatusCode::INVALID_ARGUMENT,
+                        "header.resident_part: got " + message, Details::kBadRequest));
+  };
+  refused([](v1::ResidentPart& part) { part.set_q_head_begin(4); },
+          "batch entries from 0, 1, and heads from 4, 1, of header.q.handle, which is a tensor of "
+          "batch 1, 4 heads, 129 tokens, head_dim 64, fp16, HND");
+  refused([](v1::ResidentPart& part) { part.set_kv_head_begin(-1); },
+          "batch entries from 0, 1, and heads from -1, 1, of header.k.handle, which is a tensor of "
+          "batch 1, 2 heads, 65 tokens, head_dim 64, fp16, HND");
+  constexpr std::int64_t kFar = std::numeric_limits<std::int64_t>::max();
+  refused([](v1::ResidentPart& part) { part.set_batch_begin(kFar); },
+          "batch entries from 9223372036854775807, 1, and heads from 3, 1, of header.q.handle, "
+          "which is a tensor of batch 1, 4 heads, 129 tokens, head_dim 64, fp16, HND");
+}
+
 TEST_F(TensorsFixture, OneRequestAtATimeWritesAnOutput) {
   Start();
   const v1::TensorHandle out = MustPut(Spec(v1::TENSOR_ROLE_OUTPUT, sample_.problem));
@@ -692,9 +737,10 @@ TEST_F(TensorsFixture, OneRequestAtATimeWritesAnOutput) {
   Answer first;
   std::thread attend([&] { first = Attend(request); });
   while (Statistics().requests_active() == 0) std::this_thread::yield();
-  EXPECT_TRUE(IsError(Attend(request).status, StatusCode::RESOURCE_EXHAUSTED,
-                      "header.output.handle: another request writes or reads this tensor",
-                      Details::kQuotaAndRetry));
+  EXPECT_TRUE(
+      IsError(Attend(request).status, StatusCode::RESOURCE_EXHAUSTED,
+              "header.output.handle: another request writes this part of the tensor, or reads it",
+              Details::kQuotaAndRetry));
   EXPECT_TRUE(IsError(Get(out).status, StatusCode::RESOURCE_EXHAUSTED,
                       "handle: a request writes to this tensor", Details::kQuotaAndRetry));
   ReleaseAttends();

@@ -359,6 +359,30 @@ TEST(MaskDensity, OfManyEqualEntriesTakesNoTime) {
   EXPECT_DOUBLE_EQ(MaskDensity(problem, BlockMask()), 1.0);
 }
 
+// Of the parts of a problem, weighted by what they have: that of the whole.
+TEST(MaskDensity, OfAPartCountsItAlone) {
+  AttentionProblem problem = Problem(300, 300, 3, 4);
+  problem.is_causal = true;
+  const std::vector<std::int64_t> lengths = {300, 200, 100};
+  problem.seqlens_k = lengths;
+  const auto dense = testing::RandomDenseMask(problem, 3, 4, 0.5, 3);
+  const auto mask = BlockMask::FromDense(problem, 3, 4, dense);
+  ASSERT_TRUE(mask.ok());
+  AttentionProblem part = problem;
+  part.batch = 1;
+  part.num_heads_q = part.num_heads_kv = 2;
+  double listed = 0, existing = 0;
+  for (std::int64_t batch = 0; batch < 3; ++batch) {
+    part.seqlens_k = {lengths[batch]};
+    for (const std::int64_t head : {0, 2}) {
+      existing += ExistingBlocks(part);
+      listed += ExistingBlocks(part) * MaskDensity(part, *mask, {batch, head});
+    }
+  }
+  EXPECT_EQ(existing, ExistingBlocks(problem));
+  EXPECT_DOUBLE_EQ(listed / existing, MaskDensity(problem, *mask));
+}
+
 TEST(MaskDensity, LeavesOutBlocksAboveTheDiagonal) {
   AttentionProblem problem = Problem(256, 256);
   problem.is_causal = true;

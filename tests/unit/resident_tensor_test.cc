@@ -300,7 +300,7 @@ TEST_P(ResidentTensorTest, KeptKeysArePreparedOnce) {
   faults_.prepares = 0;
 }
 
-TEST_P(ResidentTensorTest, AnOutputIsWrittenByOneOrReadByMany) {
+TEST_P(ResidentTensorTest, AnOutputsRegionIsWrittenByOneOrReadByMany) {
   const AttentionProblem problem = Problem(Layout::kHnd, Precision::kQkInt8PvFp16);
   const testing::ProblemData data = testing::MakeData(problem, testing::DataKind::kNormal, 1);
   const auto out = Put(TensorRole::kOutput, problem);
@@ -308,19 +308,25 @@ TEST_P(ResidentTensorTest, AnOutputIsWrittenByOneOrReadByMany) {
     const auto first = ResidentTensor::TryRead(out);
     const auto second = ResidentTensor::TryRead(out);
     EXPECT_TRUE(first.has_value() && second.has_value());
-    EXPECT_FALSE(ResidentTensor::TryWrite(out).has_value());
+    EXPECT_FALSE(ResidentTensor::TryWrite(out, {0, 2, 0, 6}).has_value());
     const Answer refused = Attend(problem, data, {nullptr, nullptr, nullptr, nullptr, out});
     EXPECT_EQ(refused.status.code(), absl::StatusCode::kResourceExhausted);
     EXPECT_THAT(std::string(refused.status.message()), HasSubstr("header.output.handle"));
   }
   EXPECT_EQ(out->generation(), 0u);
   {
-    const auto writer = ResidentTensor::TryWrite(out);
+    const auto writer = ResidentTensor::TryWrite(out, {0, 2, 2, 2});
     EXPECT_TRUE(writer.has_value());
-    EXPECT_FALSE(ResidentTensor::TryWrite(out).has_value());
+    for (const TensorRegion& overlap :
+         {TensorRegion{0, 2, 0, 6}, TensorRegion{1, 1, 3, 3}, TensorRegion{0, 1, 0, 3}}) {
+      EXPECT_FALSE(ResidentTensor::TryWrite(out, overlap).has_value());
+    }
     EXPECT_FALSE(ResidentTensor::TryRead(out).has_value());
+    const auto beside = ResidentTensor::TryWrite(out, {0, 2, 4, 2});
+    EXPECT_TRUE(beside.has_value());
+    EXPECT_TRUE(ResidentTensor::TryWrite(out, {0, 2, 0, 2}).has_value());
   }
-  EXPECT_EQ(out->generation(), 1u);
+  EXPECT_EQ(out->generation(), 3u);
   EXPECT_TRUE(ResidentTensor::TryRead(out).has_value());
 }
 
