@@ -5,6 +5,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -142,26 +143,25 @@ AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
     return {};
   }
   const absl::Time deadline = absl::Now() + TimeoutOr(request.timeout);
-  const internal::HeadsInMemory heads{request.problem.num_heads_q, request.problem.num_heads_kv};
-  if (internal::InlineMessageBytes(request) <= options_.inline_limit_bytes) {
-    return Start(std::move(request), heads, /*is_inline=*/true, deadline, std::move(done));
-  }
-  std::vector<internal::Stripe> stripes = internal::PlanStripes(request, options_.connections);
-  if (stripes.size() == 1) {
-    return Start(std::move(request), heads, /*is_inline=*/false, deadline, std::move(done));
+  const bool is_inline = internal::InlineMessageBytes(request) <= options_.inline_limit_bytes;
+  std::vector<internal::Stripe> stripes;
+  if (!is_inline) stripes = internal::PlanStripes(request, options_.connections);
+  if (stripes.size() <= 1) {
+    const internal::HeadsInMemory heads{request.problem.num_heads_q, request.problem.num_heads_kv};
+    return Start({std::move(request), heads, nullptr, std::nullopt}, is_inline, deadline,
+                 std::move(done));
   }
   return internal::StartStripedCall(
       request, std::move(stripes),
       [&](internal::Stripe stripe, AttendCallback stripe_done) {
         // The header is made before this returns, so the mask that it copies need not live longer.
-        return Start(std::move(stripe.request), stripe.heads, /*is_inline=*/false, deadline,
-                     std::move(stripe_done));
+        return Start(std::move(stripe), /*is_inline=*/false, deadline, std::move(stripe_done));
       },
       std::move(done));
 }
 
-AttendCall Client::Start(AttendRequest request, internal::HeadsInMemory heads, bool is_inline,
-                         absl::Time deadline, AttendCallback done) {
+AttendCall Client::Start(internal::Stripe stripe, bool is_inline, absl::Time deadline,
+                         AttendCallback done) {
   const std::size_t connection = running_->Add();
   // By now the call has let go of the connection.
   AttendCallback finish = [running = running_, connection,
@@ -169,8 +169,8 @@ AttendCall Client::Start(AttendRequest request, internal::HeadsInMemory heads, b
     running->Remove(connection);
     done(std::move(report));
   };
-  absl::StatusOr<internal::OutgoingRequest> outgoing =
-      internal::OutgoingRequest::Make(std::move(request), /*streamed=*/!is_inline);
+  absl::StatusOr<internal::OutgoingRequest> outgoing = internal::OutgoingRequest::Make(
+      std::move(stripe.request), /*streamed=*/!is_inline, stripe.begin);
   if (!outgoing.ok()) {
     finish(outgoing.status());
     return {};
@@ -179,8 +179,8 @@ AttendCall Client::Start(AttendRequest request, internal::HeadsInMemory heads, b
     return internal::StartInlineCall(channels_[connection], options_, *std::move(outgoing),
                                      deadline, std::move(finish));
   }
-  return internal::StreamCall::Start(channels_[connection], options_, *std::move(outgoing), heads,
-                                     deadline, std::move(finish));
+  return internal::StreamCall::Start(channels_[connection], options_, *std::move(outgoing),
+                                     stripe.heads, deadline, std::move(finish));
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {

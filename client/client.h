@@ -28,7 +28,7 @@ class Channel;
 
 namespace sage {
 namespace internal {
-struct HeadsInMemory;
+struct Stripe;
 }
 
 // PEM files; all are read again when they change, for the connections that are made from then on.
@@ -131,10 +131,9 @@ class Client {
   absl::StatusOr<AttendReport> AttendOnce(const AttendRequest& request);
   absl::StatusOr<RemoteTensor> Keep(std::shared_ptr<internal::TensorState> state,
                                     const PutOptions& options);
-  // One call over the connection that has the fewest; `request` is about some of the heads in
-  // memory, or all.
-  AttendCall Start(AttendRequest request, internal::HeadsInMemory heads, bool is_inline,
-                   absl::Time deadline, AttendCallback done);
+  // One call, of a part of a request or all of it, over the connection that has the fewest.
+  AttendCall Start(internal::Stripe stripe, bool is_inline, absl::Time deadline,
+                   AttendCallback done);
 
   const ClientOptions options_;
   const std::vector<std::shared_ptr<grpc::Channel>> channels_;  // one connection each

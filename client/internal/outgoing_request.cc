@@ -34,8 +34,15 @@ absl::StatusOr<const void*> HalfElements(const AttendRequest& request, const voi
 
 }  // namespace
 
-absl::StatusOr<OutgoingRequest> OutgoingRequest::Make(AttendRequest request, bool streamed) {
+absl::StatusOr<OutgoingRequest> OutgoingRequest::Make(AttendRequest request, bool streamed,
+                                                      const std::optional<PartBegin>& begin) {
   OutgoingRequest outgoing(std::move(request));
+  if (begin.has_value()) {
+    v1::ResidentPart& part = *outgoing.header_.mutable_resident_part();
+    part.set_batch_begin(begin->batch);
+    part.set_q_head_begin(begin->q_head);
+    part.set_kv_head_begin(begin->kv_head);
+  }
   if (outgoing.request_.prequantize) {
     if (absl::Status status = outgoing.Quantize(); !status.ok()) return status;
   }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,6 +14,13 @@
 #include "sage/v1/attention.pb.h"
 
 namespace sage::internal {
+
+// Where a part of a request begins in its whole tensors.
+struct PartBegin {
+  std::int64_t batch = 0;
+  std::int64_t q_head = 0;
+  std::int64_t kv_head = 0;
+};
 
 // A whole tensor to be sent.
 struct OutgoingTensor {
@@ -28,7 +36,9 @@ class OutgoingRequest {
   // Quantises q and k where the request, which has passed CheckRequest(), asks for it; leaves out
   // what no query reads where it is `streamed` and that pays. INVALID_ARGUMENT for a finite fp32
   // value that fp16 cannot hold.
-  static absl::StatusOr<OutgoingRequest> Make(AttendRequest request, bool streamed);
+  // `begin`: where the request is about a part of its resident tensors.
+  static absl::StatusOr<OutgoingRequest> Make(AttendRequest request, bool streamed,
+                                              const std::optional<PartBegin>& begin);
   OutgoingRequest(OutgoingRequest&&) = default;
 
   const AttendRequest& request() const { return request_; }

@@ -23,13 +23,16 @@ std::string RandomId() {
 // What the callbacks of all stripes share. Thread-safe.
 class StripedCall {
  public:
-  StripedCall(const AttendRequest& request, std::size_t stripes, Client::AttendCallback done)
+  StripedCall(const AttendRequest& request, const std::vector<Stripe>& stripes,
+              Client::AttendCallback done)
       : request_(request),
         done_(std::move(done)),
-        running_(stripes),
-        calls_(stripes),
-        reports_(stripes),
-        units_(stripes) {}
+        running_(stripes.size()),
+        calls_(stripes.size()),
+        reports_(stripes.size()),
+        units_(stripes.size()) {
+    for (const Stripe& stripe : stripes) blocks_.push_back(ExistingBlocks(stripe.request.problem));
+  }
 
   // The hooks of stripe `index`, in place of those of the whole.
   static void SetHooks(const std::shared_ptr<StripedCall>& call, std::size_t index,
@@ -107,17 +110,6 @@ class StripedCall {
     request_.on_unit_done(sum.done, sum.total);
   }
 
-  double Density() const {
-    if (const auto* packed = std::get_if<const BlockMask*>(&request_.mask)) {
-      return MaskDensity(request_.problem, **packed);
-    }
-    if (const auto* pattern = std::get_if<MaskPattern>(&request_.mask)) {
-      const auto mask = BlockMask::FromPattern(request_.problem, *pattern);
-      return mask.ok() ? MaskDensity(request_.problem, *mask) : 0;  // it was served, so it is OK
-    }
-    return MaskDensity(request_.problem, {});
-  }
-
   // Nothing runs any more.
   absl::StatusOr<AttendReport> Result() const {
     if (!failure_.ok()) return failure_;
@@ -125,7 +117,10 @@ class StripedCall {
     whole.request_id = reports_.front().request_id;
     whole.server_id = reports_.front().server_id;
     double operations = 0;
-    for (const AttendReport& stripe : reports_) {
+    double blocks = 0;
+    double listed_blocks = 0;
+    for (std::size_t i = 0; i < reports_.size(); ++i) {
+      const AttendReport& stripe = reports_[i];
       // Side by side in the transport, one after the other on the device.
       const StageSeconds& s = stripe.stages;
       whole.stages.recv = std::max(whole.stages.recv, s.recv);
@@ -137,17 +132,20 @@ class StripedCall {
       whole.stages.kernel += s.kernel;
       whole.stages.d2h += s.d2h;
       operations += stripe.effective_tops * s.kernel;
+      blocks += blocks_[i];
+      listed_blocks += stripe.block_density * blocks_[i];
       whole.bytes_in += stripe.bytes_in;
       whole.bytes_out += stripe.bytes_out;
       whole.wall_seconds = std::max(whole.wall_seconds, stripe.wall_seconds);
     }
     if (whole.stages.kernel > 0) whole.effective_tops = operations / whole.stages.kernel;
-    whole.block_density = Density();
+    if (blocks > 0) whole.block_density = listed_blocks / blocks;
     return whole;
   }
 
   const AttendRequest request_;
   const Client::AttendCallback done_;
+  std::vector<double> blocks_;  // that exist, by stripe; constant
 
   std::mutex mutex_;
   // Guarded by mutex_.
@@ -165,7 +163,7 @@ class StripedCall {
 AttendCall StartStripedCall(const AttendRequest& request, std::vector<Stripe> stripes,
                             const StripeStarter& start, Client::AttendCallback done) {
   const std::string request_id = request.request_id.empty() ? RandomId() : request.request_id;
-  const auto call = std::make_shared<StripedCall>(request, stripes.size(), std::move(done));
+  const auto call = std::make_shared<StripedCall>(request, stripes, std::move(done));
   for (std::size_t i = 0; i < stripes.size(); ++i) {
     if (!call->MayStart()) {
       call->Ended(i, absl::CancelledError("another stripe had failed"));

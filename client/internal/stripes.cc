@@ -4,8 +4,6 @@
 #include <cstddef>
 #include <utility>
 
-#include "client/internal/outgoing_request.h"
-
 namespace sage::internal {
 namespace {
 
@@ -35,13 +33,18 @@ struct Cut {
 Cut CutFor(const AttendRequest& request, std::int64_t connections) {
   const AttentionProblem& p = request.problem;
   // In parts, since tensors may be as large as 2^62 elements.
-  const double element = static_cast<double>(SizeOf(p.dtype));
-  const double q_bytes = static_cast<double>(p.q_elements()) * element;
-  const double kv_bytes = 2 * static_cast<double>(p.kv_elements()) * element;
-  const double most = (q_bytes + kv_bytes) / static_cast<double>(kSmallestStripeBytes);
+  const ResidentTensors& resident = request.resident;
+  const auto bytes = [](std::int64_t elements, DType dtype, const RemoteTensor* there) {
+    return there != nullptr ? 0
+                            : static_cast<double>(elements) * static_cast<double>(SizeOf(dtype));
+  };
+  const double kv_bytes =
+      bytes(p.kv_elements(), p.dtype, resident.k) + bytes(p.kv_elements(), p.dtype, resident.v);
+  const double up_bytes = bytes(p.q_elements(), p.dtype, resident.q) + kv_bytes;
+  const double down_bytes = bytes(p.q_elements(), p.output_dtype, resident.out);
+  const double most = std::max(up_bytes, down_bytes) / static_cast<double>(kSmallestStripeBytes);
   if (most < static_cast<double>(connections)) connections = static_cast<std::int64_t>(most);
   Cut cut;
-  if (request.resident.any()) return cut;  // handles stand for whole tensors
   cut.batch = std::clamp<std::int64_t>(connections, 1, p.batch);
   // Heads of an NHD tensor lie apart, and what is quantised here must lie in one stretch.
   if (request.prequantize && p.layout == Layout::kNhd) return cut;
@@ -51,7 +54,7 @@ Cut CutFor(const AttendRequest& request, std::int64_t connections) {
   connections /= cut.kv_heads;
   cut.group = std::clamp<std::int64_t>(connections, 1, p.group_size());
   while (cut.group > 1 &&
-         static_cast<double>(cut.group - 1) * kv_bytes * kRepeatedPart > q_bytes + kv_bytes) {
+         static_cast<double>(cut.group - 1) * kv_bytes * kRepeatedPart > up_bytes) {
     --cut.group;
   }
   return cut;
@@ -81,10 +84,11 @@ std::vector<std::int64_t> EntriesOf(const std::vector<std::int64_t>& lengths, Ra
   return {lengths.begin() + batch.begin, lengths.begin() + batch.begin + batch.count};
 }
 
-// The first element of some batch entries and heads of a tensor.
+// The first element of some batch entries and heads of a tensor; null where it is resident.
 template <typename Pointer>
 Pointer At(Pointer tensor, const AttentionProblem& p, std::int64_t heads, std::int64_t rows,
            std::int64_t width_bytes, std::int64_t batch, std::int64_t head) {
+  if (tensor == nullptr) return nullptr;
   const std::int64_t head_bytes = p.layout == Layout::kHnd ? rows * width_bytes : width_bytes;
   using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const std::byte,
                                   std::byte>;
@@ -93,7 +97,8 @@ Pointer At(Pointer tensor, const AttentionProblem& p, std::int64_t heads, std::i
 
 Stripe MakeStripe(const AttendRequest& whole, Range batch, Range kv_heads, Range heads) {
   const AttentionProblem& p = whole.problem;
-  Stripe stripe{whole, {p.num_heads_q, p.num_heads_kv}, nullptr};
+  Stripe stripe{whole, {p.num_heads_q, p.num_heads_kv}, nullptr, std::nullopt};
+  if (whole.resident.any()) stripe.begin = {batch.begin, heads.begin, kv_heads.begin};
   AttendRequest& request = stripe.request;
   request.problem.batch = batch.count;
   request.problem.num_heads_kv = kv_heads.count;

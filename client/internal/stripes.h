@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "client/attend_request.h"
+#include "client/internal/outgoing_request.h"
 
 namespace sage::internal {
 
@@ -22,12 +24,14 @@ struct Stripe {
   AttendRequest request;
   HeadsInMemory heads;
   std::shared_ptr<const BlockMask> mask;  // that of `request`, where it had to be cut out
+  std::optional<PartBegin> begin;         // in resident tensors, where there are some
 };
 
 // The stripes of a request that has passed CheckRequest(), at most `connections`: one, the request
 // itself, where it is too small to gain or cannot be cut. Batch entries are cut apart first, then
 // KV heads, then the query heads that share one, as long as sending its keys and values again costs
-// little. Keys and values are never cut, so that the answer's bits are those of the whole.
+// little. Resident tensors stay whole: a stripe names its part of them. Keys and values are never
+// cut, so that the answer's bits are those of the whole.
 std::vector<Stripe> PlanStripes(const AttendRequest& request, int connections);
 
 }  // namespace sage::internal

@@ -151,6 +151,73 @@ TEST_F(RemoteTensorTest, StandInForAnyOperand) {
   }
 }
 
+// Long sequences of queries, few keys: two stripes where queries or outputs travel.
+class StripedRemoteTensorTest : public RemoteTensorTest {
+ protected:
+  void MakeLongProblem(Layout layout, std::int64_t batch, std::int64_t num_heads_q,
+                       std::int64_t num_heads_kv) {
+    problem_ = Problem(layout);
+    problem_.batch = batch;
+    problem_.num_heads_q = num_heads_q;
+    problem_.num_heads_kv = num_heads_kv;
+    problem_.head_dim = 128;
+    problem_.seqlen_q = (64 << 10) / (batch * num_heads_q);
+    problem_.is_causal = true;
+    data_ = MakeData(problem_, DataKind::kNormal, seed_);
+    mask_ = *BlockMask::FromDense(problem_, batch, num_heads_q,
+                                  RandomDenseMask(problem_, batch, num_heads_q, 0.6, seed_));
+  }
+};
+
+TEST_F(StripedRemoteTensorTest, BitsDoNotDependOnStripes) {
+  StartServer();
+  struct Cut {
+    Layout layout;
+    std::int64_t batch, heads_q, heads_kv;
+  };
+  for (const Cut& cut :
+       {Cut{Layout::kHnd, 1, 8, 4}, Cut{Layout::kHnd, 2, 4, 1}, Cut{Layout::kNhd, 1, 8, 1}}) {
+    MakeLongProblem(cut.layout, cut.batch, cut.heads_q, cut.heads_kv);
+    SCOPED_TRACE(Describe(problem_, seed_));
+    auto one = Client::Connect({.target = target(), .connections = 1});
+    ASSERT_TRUE(one.ok()) << one.status();
+    PoisonedOutput want(problem_);
+    const auto whole = (*one)->Attend(Request(want));
+    ASSERT_TRUE(whole.ok()) << whole.status();
+
+    Connect(target());
+    const RemoteTensor q = MustPut(TensorRole::kQ, data_.q);
+    const RemoteTensor k = MustPut(TensorRole::kK, data_.k);
+    const RemoteTensor v = MustPut(TensorRole::kV, data_.v);
+    const auto mask = client_->PutMask(problem_, &mask_);
+    const auto out = client_->PutOutput(problem_);
+    ASSERT_TRUE(mask.ok() && out.ok()) << mask.status() << out.status();
+    enum Kept : std::uint8_t { kKeys, kKeysAndMask, kAllInputs, kAllButQ };
+    for (const Kept kept : {kKeys, kKeysAndMask, kAllInputs, kAllButQ}) {
+      SCOPED_TRACE(static_cast<int>(kept));
+      PoisonedOutput got(problem_);
+      AttendRequest request = Request(got);
+      request.k = request.v = nullptr;
+      request.resident.k = &k;
+      request.resident.v = &v;
+      if (kept != kKeys) request.mask = std::monostate(), request.resident.mask = &*mask;
+      if (kept == kAllInputs) request.q = nullptr, request.resident.q = &q;
+      if (kept == kAllButQ) request.out = nullptr, request.resident.out = &*out;
+      const std::uint64_t before = client_->GetStatistics()->requests_ok();
+      const auto report = client_->Attend(request);
+      ASSERT_TRUE(report.ok()) << report.status();
+      EXPECT_EQ(client_->GetStatistics()->requests_ok() - before, 2U);
+      EXPECT_EQ(report->bytes_in, kept == kAllInputs ? 0 : data_.q.size());
+      EXPECT_NEAR(report->block_density, whole->block_density, 1e-9);
+      if (kept == kAllButQ) {
+        ASSERT_TRUE(out->Get(got.out.data()).ok());
+      }
+      EXPECT_TRUE(got.out == want.out);
+      EXPECT_TRUE(got.lse == want.lse);
+    }
+  }
+}
+
 // With lse left out, the units of a resident output are answered by nothing but their number.
 TEST_F(RemoteTensorTest, AnOutputThatStaysKeepsTheWindowMoving) {
   server::ServerOptions options = TestServerOptions();
@@ -249,7 +316,7 @@ TEST_F(RemoteTensorTest, MistakesAreToldBeforeAnythingTravels) {
 }
 
 // A server that can be stopped and started again at one address.
-class RestartedServer : public RemoteTensorTest {
+class RestartedServer : public StripedRemoteTensorTest {
  protected:
   RestartedServer() {
     options_.listen = {"unix:" + (std::filesystem::temp_directory_path() /
@@ -306,6 +373,37 @@ TEST_F(RestartedServer, GetsItsTensorsAgain) {
       EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << status;
     }
     EXPECT_NE(k.handle().server_id(), first_server);
+  }
+  client_.reset();
+}
+
+TEST_F(RestartedServer, GetsTheTensorsOfStripedRequestsAgain) {
+  StartOne();
+  Connect(options_.listen.front());
+  MakeLongProblem(Layout::kHnd, 1, 8, 4);
+  {
+    const RemoteTensor k = MustPut(TensorRole::kK, data_.k);
+    const RemoteTensor v = MustPut(TensorRole::kV, data_.v);
+    const auto mask = client_->PutMask(problem_, &mask_);
+    ASSERT_TRUE(mask.ok()) << mask.status();
+    const std::string first_server = k.handle().server_id();
+    std::vector<PoisonedOutput> outputs;
+    for (int round = 0; round < 2; ++round) {
+      AttendRequest request = Request(outputs.emplace_back(problem_));
+      request.k = request.v = nullptr;
+      request.mask = std::monostate();
+      request.resident.k = &k;
+      request.resident.v = &v;
+      request.resident.mask = &*mask;
+      const absl::Status status = Retried([&] { return client_->Attend(request).status(); });
+      ASSERT_TRUE(status.ok()) << status;
+      EXPECT_GE(client_->GetStatistics()->requests_ok(), 2U);  // more where one came too early
+      StopOne();
+      StartOne();
+    }
+    EXPECT_NE(k.handle().server_id(), first_server);
+    EXPECT_TRUE(outputs[0].out == outputs[1].out);
+    EXPECT_TRUE(outputs[0].lse == outputs[1].lse);
   }
   client_.reset();
 }

@@ -62,6 +62,37 @@ TEST(StripesTest, CutBatchEntriesThenHeadsThenGroups) {
               ElementsAre("1x16x1", "1x16x1", "1x16x1", "1x16x1"));
 }
 
+// Only what travels counts, and only that is pointed to.
+TEST(StripesTest, ResidentTensorsStayWhole) {
+  AttendRequest request = Request(2, 32, 8, 8192);  // q 128 MiB, k and v 64
+  const auto* const there = reinterpret_cast<const RemoteTensor*>(std::uintptr_t{1});
+  request.k = request.v = nullptr;
+  request.resident.k = request.resident.v = there;
+  const std::vector<Stripe> stripes = PlanStripes(request, 4);
+  ASSERT_EQ(stripes.size(), 4U);
+  const Stripe& last = stripes.back();
+  EXPECT_EQ(last.request.k, nullptr);
+  EXPECT_EQ(last.request.resident.k, there);
+  EXPECT_EQ(Distance(request.q, last.request.q), (32 + 16) * 8192 * 256);
+  ASSERT_TRUE(last.begin.has_value());
+  EXPECT_EQ(last.begin->batch, 1);
+  EXPECT_EQ(last.begin->q_head, 16);
+  EXPECT_EQ(last.begin->kv_head, 4);
+
+  // Keys that do not travel are not sent again.
+  request = Request(1, 16, 1, 8192);
+  request.k = request.v = nullptr;
+  request.resident.k = request.resident.v = there;
+  EXPECT_THAT(Shapes(request, 4), ElementsAre("1x4x1", "1x4x1", "1x4x1", "1x4x1"));
+  // Answers travel, or nothing does.
+  request.q = nullptr;
+  request.resident.q = there;
+  EXPECT_THAT(Shapes(request, 2), ElementsAre("1x8x1", "1x8x1"));
+  request.out = nullptr;
+  request.resident.out = there;
+  EXPECT_THAT(Shapes(request, 2), ElementsAre("1x16x1"));
+}
+
 TEST(StripesTest, SmallRequestsAndSingleConnectionsStayWhole) {
   EXPECT_THAT(Shapes(Request(1, 32, 32, 8192), 1), ElementsAre("1x32x32"));
   EXPECT_THAT(Shapes(Request(1, 4, 4, 2048), 4), ElementsAre("1x4x4"));
