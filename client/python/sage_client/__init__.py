@@ -10,20 +10,23 @@ from .attend import Attention, Part
 from .client import Client, ServerInfo
 from .credentials import Credentials
 from .dropin import sparse_sageattn
-from .errors import InvalidArgumentError, SageError, Violation
+from .errors import DeadlineExceededError, InvalidArgumentError, SageError, Violation
 from .masks import Band, Documents, SinkWindow, SlidingWindow, Strided
 from .merge import merge
-from .resident import KeyValues
+from .resident import KeyValues, ResidentMask, ResidentTensor
 
 __all__ = [
     "Attention",
     "Band",
     "Client",
     "Credentials",
+    "DeadlineExceededError",
     "Documents",
     "InvalidArgumentError",
     "KeyValues",
     "Part",
+    "ResidentMask",
+    "ResidentTensor",
     "SageError",
     "ServerInfo",
     "SinkWindow",

@@ -12,7 +12,7 @@ from .effort import Effort
 from .inline_call import attend_inline
 from .job import Job
 from .stream_call import attend_stream
-from .tensors import FLOAT32, Array, like
+from .tensors import FLOAT32
 
 # The server takes messages of up to 3 MiB, fields and mask included.
 _INLINE_BYTES = 5 << 19
@@ -45,7 +45,8 @@ class Attention:
     """The answer to an attend.
 
     Attributes:
-        out: q's shape and layout; a numpy array, or a torch tensor on q's device, as q was.
+        out: q's shape and layout; a numpy array, or a torch tensor on q's device, as q was. The
+            ResidentTensor, where the output was kept in one.
         lse: float32 [B, Hq, Sq], natural log, of out's kind; None unless asked for.
         parts: how each part of the heads fared; empty where it was computed locally.
 
@@ -56,10 +57,11 @@ class Attention:
     parts: tuple[Part, ...]
 
 
-def answer(q: Array, job: Job, parts: Sequence[Part]) -> Attention:
+def answer(job: Job, parts: Sequence[Part]) -> Attention:
     """What a computed job's caller gets."""
-    lse = None if job.lse is None else like(q, job.lse, FLOAT32)
-    return Attention(like(q, job.out, job.problem.output_dtype), lse, tuple(parts))
+    out = None if job.out is None else job.kind.array(job.out, job.problem.output_dtype)
+    lse = None if job.lse is None else job.kind.array(job.lse, FLOAT32)
+    return Attention(out, lse, tuple(parts))
 
 
 def attend(job: Job, servers: Sequence[Server], connection: int, effort: Effort) -> Part:

@@ -80,6 +80,7 @@ class _CallDetails(NamedTuple):
 
 class _TokenInterceptor(
     grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
@@ -90,6 +91,11 @@ class _TokenInterceptor(
         self._token = credentials.read_token()
 
     def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(self._with_token(client_call_details), request)
+
+    def intercept_unary_stream(
         self, continuation: Any, client_call_details: Any, request: Any
     ) -> Any:
         return continuation(self._with_token(client_call_details), request)

@@ -17,20 +17,20 @@ from .attend import Attention, Part, answer, attend
 from .channels import channel
 from .credentials import Credentials, Server
 from .effort import Effort
-from .errors import SageError, from_rpc, invalid
+from .errors import SageError, check_seconds, from_rpc, invalid
 from .job import Job
-from .problem import check_choice, check_shapes
+from .pending import Pending, awaitable, blocking
+from .problem import HeadRange, check_choice, check_shapes
 from .request import DEFAULT_PRECISION, Options, make_job, read_operand
-from .resident import KeyValues, put
-from .tensors import Array
+from .resident import Home, KeyValues, put_key_values
+from .stripes import plan_stripes
+from .tensors import Array, kind_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DEFAULT_SERVER = "127.0.0.1:50051"
 
-# A stripe with less to send is not worth a connection of its own.
-_STRIPE_BYTES = 8 << 20
 _GET_INFO = "/sage.v1.Server/GetInfo"
 
 _log = logging.getLogger("sage_client")
@@ -67,8 +67,9 @@ class Client:
     call; a forked child makes its own.
 
     Args:
-        servers: HOST:PORT or unix:PATH, one or several; large requests have their heads spread
-            over all. None: what SAGE_SERVER says (several with commas), else 127.0.0.1:50051.
+        servers: HOST:PORT or unix:PATH, one or several; large requests are spread over all, by
+            batch entries or heads. None: what SAGE_SERVER says (several with commas), else
+            127.0.0.1:50051.
         connections: connections to each server that a large request may use.
         timeout: seconds for a call with all its retries, unless the call says otherwise; None for
             no limit.
@@ -80,7 +81,8 @@ class Client:
 
     Every call may raise SageError, which has the server's code and text. Its subclass
     InvalidArgumentError, a ValueError too, is raised for an input that is not valid, in most cases
-    before anything is sent. TypeError is raised for what is neither an array nor a tensor.
+    before anything is sent; DeadlineExceededError, a TimeoutError too, is raised where the time was
+    not enough. TypeError is raised for what is neither an array nor a tensor.
 
     """
 
@@ -104,6 +106,7 @@ class Client:
             raise invalid("connections", connections, "1 and more")
         if retries < 0:
             raise invalid("retries", retries, "0 and more")
+        check_seconds("timeout", timeout)
         if credentials is None:
             credentials = Credentials.from_environment()
         for server in servers:
@@ -128,7 +131,7 @@ class Client:
         """The drop-in with this client: see `sage_client.sparse_sageattn`."""
         return self.attend(q, k, v, mask_id, is_causal, tensor_layout).out
 
-    def attend(
+    def _prepare(
         self,
         q: Array,
         k: Array,
@@ -139,7 +142,7 @@ class Client:
         *,
         timeout: float | None = None,
         **options: Unpack[Options],
-    ) -> Attention:
+    ) -> Pending:
         """Computes softmax(softmax_scale q kT) v, masked.
 
         Args:
@@ -148,10 +151,11 @@ class Client:
             k: the same with Hkv heads, of which Hq is a multiple, and Sk.
             v: k's shape.
             mask_id: None for all blocks; a pattern such as `SlidingWindow`; or 0 and 1 (or bools)
-                in [B or 1, Hq or 1, ceil(Sq/128), ceil(Sk/64)], leading ones optional.
+                in [B or 1, Hq or 1, ceil(Sq/128), ceil(Sk/64)], leading ones optional. Blocks of
+                k and v that it leaves unused are not sent, where the precision allows it.
             is_causal: row i sees keys j <= i + Sk - Sq: the last row sees all keys.
             tensor_layout: "HND" or "NHD".
-            timeout: seconds, in place of the client's.
+            timeout: seconds, in place of the client's; DeadlineExceededError after that.
             options:
                 softmax_scale: None for D^-0.5.
                 precision: "qk_int8_pv_fp16" (default), "qk_int8_pv_fp8", or "fp16", which does not
@@ -163,27 +167,15 @@ class Client:
                 output_dtype: "float16", "bfloat16" or "float32"; None for q's.
                 prequantize: True sends q and k as INT8: a third fewer bytes, the same answer, for
                     the time that numpy takes to quantise. Worth it on slow networks.
+                priority: -10 to 10, larger first between requests of one tenant; 0 by default.
 
         """
-        job = make_job(q, k, v, mask_id, is_causal, tensor_layout, **options)
-        return self._run(q, job, self._effort(timeout))
-
-    async def attend_async(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        mask_id: Array = None,
-        is_causal: bool = False,
-        tensor_layout: str = "HND",
-        *,
-        timeout: float | None = None,
-        **options: Unpack[Options],
-    ) -> Attention:
-        """`attend` as a coroutine, on the loop's default executor; cancelling it ends the call."""
-        job = make_job(q, k, v, mask_id, is_causal, tensor_layout, **options)
+        job = make_job(q, k, v, mask_id, is_causal, tensor_layout, kind_of(q), **options)
         effort = self._effort(timeout)
-        return await effort.in_background(partial(self._run, q, job, effort))
+        return Pending(partial(self._run, job, effort), effort)
+
+    attend = blocking(_prepare)
+    attend_async = awaitable(_prepare)
 
     def put(
         self,
@@ -220,9 +212,8 @@ class Client:
             raise invalid("v.dtype", v_operand.dtype.name, f"k's, {k_operand.dtype.name}")
         k_shape, v_shape = k_operand.bits.shape, v_operand.bits.shape
         _, heads, _, _ = check_shapes(k_shape, k_shape, v_shape, tensor_layout)
-        shares = zip(self._servers, split(heads, min(heads, len(self._servers))))
-        parts = put(k_operand, v_operand, list(shares), precisions, lease, self._effort(timeout))
-        return KeyValues(k_operand, v_operand, parts, self.timeout, self.retries)
+        home = Home.spread(heads, self._servers, self.timeout, self.retries)
+        return put_key_values(home, k_operand, v_operand, precisions, lease, timeout, kind_of(k))
 
     def info(self, timeout: float | None = None) -> list[ServerInfo]:
         """What each server is."""
@@ -253,19 +244,19 @@ class Client:
     def _effort(self, timeout: float | None) -> Effort:
         return Effort(self.timeout if timeout is None else timeout, self.retries)
 
-    def _run(self, q: Array, job: Job, effort: Effort) -> Attention:
-        """Computes the job in stripes of heads, each on a connection of its own."""
+    def _run(self, job: Job, effort: Effort) -> Attention:
+        """Computes the job in stripes, each on a connection of its own."""
         turn, servers = next(self._turn), len(self.servers)
 
-        def attend_stripe(index: int, heads: range) -> Part:
+        def attend_stripe(index: int, stripe: HeadRange) -> Part:
             first = (turn + index) % servers
             order = self._servers[first:] + self._servers[:first]
-            return attend(job.of_heads(heads), order, index // servers, effort)
+            return attend(job.of(stripe), order, index // servers, effort)
 
-        stripes = split(job.problem.num_heads_kv, self._stripe_count(job))
+        stripes = plan_stripes(job, servers, self.connections)
         try:
             parts = effort.together(
-                [partial(attend_stripe, i, heads) for i, heads in enumerate(stripes)]
+                [partial(attend_stripe, i, stripe) for i, stripe in enumerate(stripes)]
             )
         except SageError as error:
             if not self.local_fallback or error.code != grpc.StatusCode.UNAVAILABLE:
@@ -273,16 +264,4 @@ class Client:
             _log.warning("computing locally: %s", error)
             local.attend(job)
             parts = []
-        return answer(q, job, parts)
-
-    def _stripe_count(self, job: Job) -> int:
-        """How many stripes are worth it; as many for each server, where that can be."""
-        heads, servers = job.problem.num_heads_kv, len(self.servers)
-        count = min(heads, servers * self.connections, max(1, job.message_bytes // _STRIPE_BYTES))
-        return count - count % servers if count > servers else count
-
-
-def split(heads: int, count: int) -> list[range]:
-    """Heads in ranges of about equal size."""
-    bounds = [heads * i // count for i in range(count + 1)]
-    return [range(begin, end) for begin, end in zip(bounds, bounds[1:])]
+        return answer(job, parts)

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Callable, TypeVar
 
 from .cancellation import Cancellation
-from .errors import SageError
+from .errors import SageError, check_seconds
 
 _FIRST_BACKOFF_SECONDS = 0.1
 
@@ -32,6 +32,7 @@ class Effort:
     """
 
     def __init__(self, timeout: float | None, retries: int) -> None:
+        check_seconds("timeout", timeout)
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._retries = retries
         self.cancel = Cancellation()

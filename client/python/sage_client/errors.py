@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,10 +69,20 @@ class InvalidArgumentError(SageError, ValueError):
         )
 
 
+class DeadlineExceededError(SageError, TimeoutError):
+    """A call whose deadline cannot be, or was not, met; retries and waiting count towards it."""
+
+
 def invalid(field: str, got: object, allowed: object) -> InvalidArgumentError:
     """A field that the client refuses to send."""
     description = f"got {got}, allowed {allowed}"
     return InvalidArgumentError(f"{field}: {description}", [Violation(field, description)])
+
+
+def check_seconds(field: str, seconds: float | None) -> None:
+    """InvalidArgumentError unless absent, or positive and finite."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise invalid(field, seconds, "a positive number of seconds, or None")
 
 
 def broken_protocol(what: str, server: str) -> SageError:
@@ -92,7 +103,8 @@ def from_rpc(error: Exception, server: str) -> SageError:
         return InvalidArgumentError(message, violations, server)
     if code == grpc.StatusCode.UNAVAILABLE and "failed to connect" in message.lower():
         message = f"{message}; is sage-server running there?"
-    return SageError(code, message, violations, retry_delay, server)
+    kind = DeadlineExceededError if code == grpc.StatusCode.DEADLINE_EXCEEDED else SageError
+    return kind(code, message, violations, retry_delay, server)
 
 
 def _read_details(error: grpc.Call) -> tuple[Sequence[Violation], float | None]:

@@ -34,7 +34,8 @@ def attend_inline(
         raise from_rpc(error, server) from None
     finally:
         call.cancel()  # no effect on a call that has ended
-    _take(response.out, job.out, "output", server)
+    if job.out is not None:
+        _take(response.out, job.out, "output", server)
     if job.lse is not None:
         _take(response.lse, job.lse, "lse", server)
     return response.trailer

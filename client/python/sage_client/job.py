@@ -11,8 +11,8 @@ import numpy as np
 from . import quantize, wire
 from .masks import Mask, PackedMask, to_wire
 from .plan import Unit
-from .problem import Problem, ceil_div
-from .tensors import INT8, DType, HostTensor, narrow, widen
+from .problem import HeadRange, Problem, as_slice, ceil_div
+from .tensors import INT8, DType, HostTensor, Kind, narrow, widen
 
 Bits = np.ndarray[Any, Any]
 
@@ -34,14 +34,25 @@ class Operand:
     source: Any = None  # wire.Operand: scales of INT8 elements, or a resident tensor's handle
     resident: bool = False  # at the server: nothing travels, and `bits` has a shape alone
 
-    def payload(self, unit: Unit) -> memoryview:
-        """The unit's elements as on the wire; without a copy where they lie so already."""
+    def payload(self, unit: Unit, keys: Bits | None = None) -> memoryview:
+        """The unit's elements as on the wire; without a copy where they lie so already.
+
+        `keys`: the rows of k or v that travel; None for all.
+        """
         if self.resident:
             return memoryview(b"")
         heads, rows = unit.heads_kv, slice(None)
         if self.field == "q":
             heads, rows = unit.heads_q, unit.rows
-        return as_bytes(self._on_wire(select(self.bits, self.layout, unit.batch, heads, rows)))
+        bits = select(self.bits, self.layout, unit.batch, heads, rows)
+        if keys is not None:
+            bits = bits.take(keys, axis=1 if self.layout == "HND" else 0)
+        return as_bytes(self._on_wire(bits))
+
+    def row_bytes(self, heads: slice) -> int:
+        """Bytes on the wire of one row of some heads."""
+        count: int = heads.stop - heads.start
+        return count * int(self.bits.shape[3]) * self.wire_dtype.bits.itemsize
 
     def all_bytes(self) -> bytes:
         """All elements as on the wire."""
@@ -54,14 +65,13 @@ class Operand:
             for begin in range(0, len(entry), step):
                 yield as_bytes(self._on_wire(entry[begin : begin + step]))
 
-    def stand_in(self) -> Operand:
-        """What is left here of an operand that was put at a server: its shape and type."""
-        shape_alone = np.broadcast_to(np.zeros((), self.wire_dtype.bits), self.bits.shape)
-        return replace(self, bits=shape_alone, dtype=self.wire_dtype, resident=True)
+    def kept_as(self, handle: Any) -> Operand:
+        """The operand of a request that reads it at the server."""
+        return replace(self, source=wire.Operand(handle=handle))
 
-    def of_heads(self, heads: slice) -> Operand:
-        """The operand of some heads, as a view."""
-        return replace(self, bits=self.bits[of_heads(self.layout, heads)])
+    def of(self, batch: range, heads: range) -> Operand:
+        """The operand of some batch entries and heads, as a view."""
+        return replace(self, bits=self.bits[part_of(self.layout, batch, heads)])
 
     def floats(self) -> quantize.Floats:
         """All elements as fp32 [B, H, S, D], of the values that would travel."""
@@ -80,15 +90,22 @@ class Operand:
         return np.ascontiguousarray(bits)
 
 
+def stand_in(field: str, shape: tuple[int, ...], dtype: DType, layout: str) -> Operand:
+    """What is here of an operand that is kept at a server: its shape and type."""
+    shape_alone = np.broadcast_to(np.zeros((), dtype.bits), shape)
+    return Operand(field, shape_alone, dtype, dtype, layout, resident=True)
+
+
 def as_bytes(array: Bits) -> memoryview:
     """The memory of a contiguous array."""
     flat: Any = array.reshape(-1).view(np.uint8)
     return memoryview(flat)
 
 
-def of_heads(layout: str, heads: slice) -> Any:
-    """The index of some heads of a tensor in a layout."""
-    return (slice(None), heads) if layout == "HND" else (slice(None), slice(None), heads)
+def part_of(layout: str, batch: range, heads: range) -> Any:
+    """The index of some batch entries and heads of a tensor in a layout."""
+    by_batch, by_head = as_slice(batch), as_slice(heads)
+    return (by_batch, by_head) if layout == "HND" else (by_batch, slice(None), by_head)
 
 
 def select(tensor: Bits, layout: str, batch: int, heads: slice, rows: slice) -> Bits:
@@ -105,7 +122,7 @@ def as_hnd(tensor: Bits, layout: str) -> Bits:
 class Job:
     """A problem, its operands and mask, and the arrays that its answer is written to.
 
-    Jobs over parts of the heads share all memory with the whole.
+    Jobs over parts of the whole share all memory with it.
     """
 
     problem: Problem
@@ -113,10 +130,12 @@ class Job:
     k: Operand
     v: Operand
     mask: Mask
-    out: Bits  # [B, Hq, Sq, D] in the problem's layout, of any strides
+    out: Bits | None  # [B, Hq, Sq, D] in the problem's layout, of any strides; None: kept there
     lse: Bits | None  # [B, Hq, Sq]
+    kind: Kind  # of the caller's arrays
     request_id: str
     prequantize: bool  # q and k are to travel as `sage1` values
+    out_handle: Any = None  # where the output is kept
 
     @property
     def operands(self) -> tuple[Operand, Operand, Operand]:
@@ -128,33 +147,21 @@ class Job:
         """About the size of the request as one message, or of its answer if that is larger."""
         elements = sum(o.bits.size for o in self.operands if not o.resident)
         mask = self.mask.bits.size if isinstance(self.mask, PackedMask) else 0
-        lse = 0 if self.lse is None else self.lse.nbytes
-        return max(elements * self.problem.dtype.bits.itemsize + mask, self.out.nbytes + lse)
+        answer = sum(part.nbytes for part in (self.out, self.lse) if part is not None)
+        return max(elements * self.problem.dtype.bits.itemsize + mask, answer)
 
-    def of_heads(self, heads_kv: range) -> Job:
-        """The part that reads these KV heads."""
-        problem = self.problem
-        kv = slice(heads_kv.start, heads_kv.stop)
-        q = slice(kv.start * problem.group_size, kv.stop * problem.group_size)
-        mask = self.mask.of_heads(q) if isinstance(self.mask, PackedMask) else self.mask
-        return Job(
-            problem=problem.of_heads(heads_kv),
-            q=self.q.of_heads(q),
-            k=self.k.of_heads(kv),
-            v=self.v.of_heads(kv),
-            mask=mask,
-            out=self.out[of_heads(problem.layout, q)],
-            lse=None if self.lse is None else self.lse[:, q],
-            request_id=self.request_id,
-            prequantize=self.prequantize,
-        )
-
-    def with_handles(self, k: Any, v: Any) -> Job:
-        """The job with these handles of its resident k and v."""
+    def of(self, part: HeadRange) -> Job:
+        """A part of the job."""
+        out, lse = self.out, self.lse
         return replace(
             self,
-            k=replace(self.k, source=wire.Operand(handle=k)),
-            v=replace(self.v, source=wire.Operand(handle=v)),
+            problem=self.problem.of(part),
+            q=self.q.of(part.batch, part.q),
+            k=self.k.of(part.batch, part.kv),
+            v=self.v.of(part.batch, part.kv),
+            mask=self.mask.of(part) if isinstance(self.mask, PackedMask) else self.mask,
+            out=None if out is None else out[part_of(self.problem.layout, part.batch, part.q)],
+            lse=None if lse is None else lse[part_of("HND", part.batch, part.q)],
         )
 
     def prequantized(self) -> Job:
@@ -180,4 +187,6 @@ class Job:
         for operand in self.operands:
             if operand.source is not None:
                 getattr(header, operand.field).CopyFrom(operand.source)
+        if self.out_handle is not None:
+            header.output.handle.CopyFrom(self.out_handle)
         return header

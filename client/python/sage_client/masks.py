@@ -10,7 +10,7 @@ import numpy as np
 
 from . import wire
 from .errors import invalid
-from .problem import Problem
+from .problem import HeadRange, Problem, as_slice
 from .tensors import Array, mask_values
 
 
@@ -66,17 +66,30 @@ PATTERN_FIELDS = {
 }
 
 
+_LARGEST = 1 << 40  # no sequence has so many blocks
+
+
 @dataclass(frozen=True)
 class PackedMask:
     """A mask as it travels: bits [1 or B, 1 or Hq, tiles, bytes], LSB first."""
 
     bits: np.ndarray[Any, Any]
 
-    def of_heads(self, heads_q: slice) -> PackedMask:
-        """The mask of some query heads."""
-        if self.bits.shape[1] == 1:
-            return self
-        return PackedMask(self.bits[:, heads_q])
+    def of(self, part: HeadRange) -> PackedMask:
+        """The mask of a part of the problem."""
+        bits = self.bits
+        if bits.shape[0] > 1:
+            bits = bits[as_slice(part.batch)]
+        if bits.shape[1] > 1:
+            bits = bits[:, as_slice(part.q)]
+        return PackedMask(bits)
+
+
+@dataclass(frozen=True)
+class KeptMask:
+    """A mask at the server; its handle there, once it is known which server's."""
+
+    handle: Any = None
 
 
 def pack_mask(mask: Array, problem: Problem) -> PackedMask:
@@ -109,18 +122,49 @@ def pack_mask(mask: Array, problem: Problem) -> PackedMask:
     return PackedMask(np.packbits(values.reshape(shape) != 0, axis=-1, bitorder="little"))
 
 
-Mask = Union[PackedMask, Pattern, None]
+Mask = Union[PackedMask, KeptMask, Pattern, None]
 
 
 def read_mask(mask: Array, problem: Problem) -> Mask:
-    """A caller's mask: None, a pattern, or blocks to be packed."""
-    if mask is None or type(mask) in PATTERN_FIELDS:
+    """A caller's mask: None, a pattern, blocks to be packed, or one that is kept."""
+    if mask is None or isinstance(mask, KeptMask):
+        return mask
+    if type(mask) in PATTERN_FIELDS:
+        _check_pattern(mask, problem)
         return mask  # type: ignore[no-any-return]
     return pack_mask(mask, problem)
 
 
-def to_wire(mask: PackedMask | Pattern) -> Any:
+def _check_pattern(pattern: Any, problem: Problem) -> None:
+    """InvalidArgumentError unless the formula's numbers are what it takes."""
+
+    def within(field: str, least: int, most: int = _LARGEST) -> None:
+        value = getattr(pattern, field)
+        if not least <= value <= most:
+            raise invalid(f"mask_id.{field}", value, f"{least} to {most}")
+
+    if isinstance(pattern, Documents):
+        lengths, keys = pattern.lengths, problem.seqlen_k
+        if problem.seqlen_q != keys:
+            raise invalid("mask_id.lengths", f"documents for {problem.seqlen_q} rows", f"{keys}")
+        if min(lengths, default=0) < 1 or sum(lengths) != keys:
+            raise invalid("mask_id.lengths", list(lengths), f"1 and more each, {keys} in all")
+    elif isinstance(pattern, Band):
+        within("lower_blocks", -_LARGEST)
+        within("upper_blocks", pattern.lower_blocks)
+    elif isinstance(pattern, Strided):
+        within("stride_blocks", 1)
+        within("phase_blocks", 0, pattern.stride_blocks - 1)
+        within("local_blocks", 0)
+    else:
+        for field in vars(pattern):
+            within(field, 0)
+
+
+def to_wire(mask: PackedMask | KeptMask | Pattern) -> Any:
     """The mask as a message."""
+    if isinstance(mask, KeptMask):
+        return wire.BlockMask(handle=mask.handle)
     if isinstance(mask, PackedMask):
         batch, heads = mask.bits.shape[:2]
         packed = {"batch": batch, "num_heads": heads, "bits": mask.bits.tobytes()}

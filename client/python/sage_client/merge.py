@@ -9,7 +9,7 @@ import numpy as np
 from .attend import Attention
 from .errors import invalid
 from .job import as_hnd
-from .tensors import FLOAT32, like, narrow, read_tensor, widen
+from .tensors import FLOAT32, kind_of, narrow, read_tensor, widen
 
 
 def merge(answers: Sequence[Attention], tensor_layout: str = "HND") -> Attention:
@@ -37,7 +37,7 @@ def merge(answers: Sequence[Attention], tensor_layout: str = "HND") -> Attention
     with np.errstate(divide="ignore", invalid="ignore"):
         merged_lse = np.where(seen, top + np.log(total), np.float32(-np.inf))
     return Attention(
-        out=like(answers[0].out, narrow("out", out, first.dtype), first.dtype),
-        lse=like(answers[0].lse, merged_lse, FLOAT32),
+        out=kind_of(answers[0].out).array(narrow("out", out, first.dtype), first.dtype),
+        lse=kind_of(answers[0].lse).array(merged_lse, FLOAT32),
         parts=tuple(part for answer in answers for part in answer.parts),
     )

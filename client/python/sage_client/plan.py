@@ -32,6 +32,7 @@ class Plan:
     units: Sequence[Unit]
     window_bytes: int
     chunk_bytes: int  # of one message, a multiple of 16
+    omits_unused_kv: bool
 
 
 def check_plan(problem: Problem, accepted: Any, chunk_bytes: int, server: str) -> Plan:
@@ -65,7 +66,7 @@ def check_plan(problem: Problem, accepted: Any, chunk_bytes: int, server: str) -
     if chunk_bytes < _SMALLEST_CHUNK:
         raise broken_protocol(f"chunks of {chunk_bytes} bytes at most", server)
     chunk_bytes -= chunk_bytes % _SMALLEST_CHUNK
-    return Plan(units, accepted.window_bytes, chunk_bytes)
+    return Plan(units, accepted.window_bytes, chunk_bytes, accepted.omits_unused_kv)
 
 
 def _same_keys(carrier: Any, unit: Any) -> bool:

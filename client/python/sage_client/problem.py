@@ -13,6 +13,7 @@ from .tensors import DType
 
 BLOCK_M = 128  # query rows of a block
 BLOCK_N = 64  # keys of a block
+MAX_PRIORITY = 10
 
 Shape = tuple[int, ...]
 
@@ -20,6 +21,20 @@ Shape = tuple[int, ...]
 def ceil_div(a: int, b: int) -> int:
     """The quotient, rounded up."""
     return -(-a // b)
+
+
+def as_slice(numbers: range) -> slice:
+    """The same numbers, as an index that makes a view."""
+    return slice(numbers.start, numbers.stop)
+
+
+@dataclass(frozen=True)
+class HeadRange:
+    """Some batch entries and KV heads, and some of the query heads that read these."""
+
+    batch: range
+    kv: range
+    q: range
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class Problem:
     softmax_scale: float | None = None
     seqlens_q: tuple[int, ...] = ()
     seqlens_k: tuple[int, ...] = ()
+    priority: int = 0
 
     @property
     def group_size(self) -> int:
@@ -71,22 +87,37 @@ class Problem:
         middle = (heads, seqlen) if self.layout == "HND" else (seqlen, heads)
         return (self.batch, *middle, self.head_dim)
 
-    def of_heads(self, heads_kv: range) -> Problem:
-        """The part of the problem that reads these KV heads."""
-        count = len(heads_kv)
-        return replace(self, num_heads_kv=count, num_heads_q=count * self.group_size)
+    def lengths(self, batch: int) -> tuple[int, int]:
+        """Rows and keys of a batch entry that exist."""
+        rows = self.seqlens_q[batch] if self.seqlens_q else self.seqlen_q
+        return rows, self.seqlens_k[batch] if self.seqlens_k else self.seqlen_k
+
+    def of(self, part: HeadRange) -> Problem:
+        """A part of the problem."""
+        return replace(
+            self,
+            batch=len(part.batch),
+            num_heads_q=len(part.q),
+            num_heads_kv=len(part.kv),
+            seqlens_q=self.seqlens_q[as_slice(part.batch)],
+            seqlens_k=self.seqlens_k[as_slice(part.batch)],
+        )
+
+    def wire_shape(self) -> Any:
+        """The dimensions as a message."""
+        return wire.AttentionShape(
+            batch=self.batch,
+            num_heads_q=self.num_heads_q,
+            num_heads_kv=self.num_heads_kv,
+            seqlen_q=self.seqlen_q,
+            seqlen_k=self.seqlen_k,
+            head_dim=self.head_dim,
+        )
 
     def header(self) -> Any:
         """The wire header, without mask and operands."""
         return wire.AttendHeader(
-            shape={
-                "batch": self.batch,
-                "num_heads_q": self.num_heads_q,
-                "num_heads_kv": self.num_heads_kv,
-                "seqlen_q": self.seqlen_q,
-                "seqlen_k": self.seqlen_k,
-                "head_dim": self.head_dim,
-            },
+            shape=self.wire_shape(),
             dtype=self.dtype.wire,
             output_dtype=self.output_dtype.wire,
             layout=wire.LAYOUTS[self.layout],
@@ -96,6 +127,7 @@ class Problem:
             return_lse=self.return_lse,
             seqlens_q=self.seqlens_q,
             seqlens_k=self.seqlens_k,
+            priority=self.priority,
         )
 
 
@@ -134,6 +166,13 @@ def check_scale(scale: float | None) -> float | None:
     if scale is not None and not (math.isfinite(scale) and scale > 0):
         raise invalid("softmax_scale", scale, "a finite and positive number")
     return scale
+
+
+def check_priority(priority: int) -> int:
+    """InvalidArgumentError unless within the contract's range."""
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise invalid("priority", priority, f"-{MAX_PRIORITY} to {MAX_PRIORITY}")
+    return int(priority)
 
 
 def check_lengths(field: str, lengths: Any, batch: int, longest: int) -> tuple[int, ...]:

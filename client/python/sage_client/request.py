@@ -10,9 +10,16 @@ import numpy as np
 
 from .errors import invalid
 from .job import Job, Operand
-from .masks import read_mask
-from .problem import Problem, check_choice, check_lengths, check_scale, check_shapes
-from .tensors import BFLOAT16, DTYPES, FLOAT16, FLOAT32, Array, read_tensor
+from .masks import KeptMask, read_mask
+from .problem import (
+    Problem,
+    check_choice,
+    check_lengths,
+    check_priority,
+    check_scale,
+    check_shapes,
+)
+from .tensors import BFLOAT16, DTYPES, FLOAT16, FLOAT32, Array, Kind, read_tensor
 from .wire import LAYOUTS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -32,18 +39,25 @@ class Options(TypedDict, total=False):
     dtype: str | None
     output_dtype: str | None
     prequantize: bool
+    priority: int
 
 
 def make_job(
-    q: Array,
+    q: Array | Operand,
     k: Array | Operand,
     v: Array | Operand,
-    mask_id: Array,
+    mask_id: Array | KeptMask,
     is_causal: bool,
     tensor_layout: str,
+    kind: Kind,
+    *,
+    keeps_output: bool = False,
     **options: Unpack[Options],
 ) -> Job:
-    """Checks everything; see `Client.attend`."""
+    """Checks everything; see `Client.attend`.
+
+    Operands, and a KeptMask, are at the server; their handles come later.
+    """
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
         raise TypeError(f"attend() got unexpected keyword arguments: {', '.join(sorted(unknown))}")
@@ -51,8 +65,8 @@ def make_job(
     precision = options.get("precision", DEFAULT_PRECISION)
     check_choice("precision", precision, list(PRECISIONS))
     prequantize = bool(options.get("prequantize", False))
-    if prequantize and isinstance(k, Operand):
-        raise invalid("prequantize", True, "False with a resident k")
+    if prequantize and (isinstance(q, Operand) or isinstance(k, Operand)):
+        raise invalid("prequantize", True, "False with a resident q or k")
     if prequantize and precision == "fp16":
         raise invalid("prequantize", True, "False with precision fp16")
     dtype = options.get("dtype")
@@ -63,7 +77,7 @@ def make_job(
     q_operand, *kv_operands = operands
     for operand in kv_operands:
         got, allowed = operand.dtype, q_operand.dtype
-        if operand.resident:
+        if operand.resident or q_operand.resident:
             got, allowed = operand.wire_dtype, q_operand.wire_dtype
         if got is not allowed:
             raise invalid(f"{operand.field}.dtype", got.name, f"q's, {allowed.name}")
@@ -88,6 +102,7 @@ def make_job(
         softmax_scale=check_scale(options.get("softmax_scale")),
         seqlens_q=check_lengths("seqlens_q", options.get("seqlens_q"), batch, seqlen_q),
         seqlens_k=check_lengths("seqlens_k", options.get("seqlens_k"), batch, seqlen_k),
+        priority=check_priority(options.get("priority", 0)),
     )
     return Job(
         problem=problem,
@@ -95,8 +110,9 @@ def make_job(
         k=operands[1],
         v=operands[2],
         mask=read_mask(mask_id, problem),
-        out=np.empty(problem.out_shape, problem.output_dtype.bits),
+        out=None if keeps_output else np.empty(problem.out_shape, problem.output_dtype.bits),
         lse=np.empty(problem.lse_shape, np.float32) if problem.return_lse else None,
+        kind=kind,
         request_id=uuid.uuid4().hex,
         prequantize=prequantize,
     )

@@ -1,27 +1,33 @@
-"""K and V kept at the servers: put once, attended to many times."""
+"""Tensors kept at the servers: K and V that are attended to many times, and what goes with them."""
 
 from __future__ import annotations
 
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
-from . import tensor_calls
+import numpy as np
+
+from . import tensor_calls, wire
 from .attend import Attention, Part, answer, attend
 from .credentials import Server
 from .effort import Effort
-from .errors import SageError
-from .job import Job, Operand
-from .request import Options, make_job
-from .tensors import Array
+from .errors import SageError, invalid
+from .job import Job, Operand, part_of, stand_in
+from .masks import KeptMask, PackedMask, read_mask, to_wire
+from .pending import Pending, awaitable, blocking
+from .problem import HeadRange, Problem, check_choice, check_shapes
+from .request import DEFAULT_PRECISION, Options, make_job, read_operand
+from .stripes import split
+from .tensors import DTYPES, Array, DType, Kind, kind_of
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 _CLEAN_UP_SECONDS = 5.0
 
@@ -29,99 +35,133 @@ _log = logging.getLogger("sage_client")
 
 
 @dataclass(frozen=True)
-class StoredPart:
-    """Some KV heads, at one server."""
+class Share:
+    """Some KV heads, and all that goes with them, at one server."""
 
     server: Server
-    heads: range
-    k: Any  # wire.TensorHandle
-    v: Any
-    lease_seconds: float
+    kv: range
+    group: str  # keeps its tensors on one device
+
+    def of(self, batch: int, heads_per_kv: int) -> HeadRange:
+        """The part of a tensor, or of a problem, with so many heads for each KV head."""
+        heads = range(self.kv.start * heads_per_kv, self.kv.stop * heads_per_kv)
+        return HeadRange(range(batch), self.kv, heads)
 
 
-class KeyValues:
-    """K and V at the servers, made by `Client.put`. Thread-safe.
+@dataclass(frozen=True)
+class ToPut:
+    """A share of a tensor: what it is, and its elements if it has any."""
 
-    Each server holds some of the heads, for the time of a lease; q alone travels then. A server
-    that was started anew, or where the lease has ended, answers NOT_FOUND: put again. As a context
-    manager it is released at the end.
+    spec: Any  # wire.TensorSpec without lease and group
+    operand: Operand | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Tensors at the servers."""
+
+    handles: Sequence[Sequence[Any]]  # by share
+    lease_seconds: float  # the shortest
+
+
+@dataclass(frozen=True, eq=False)
+class Home:
+    """Where the tensors of a request are kept, and how hard calls to there are tried."""
+
+    shares: Sequence[Share]
+    timeout: float | None
+    retries: int
+
+    @classmethod
+    def spread(
+        cls, heads: int, servers: Sequence[Server], timeout: float | None, retries: int
+    ) -> Home:
+        """KV heads spread over the servers."""
+        parts = zip(servers, split(heads, min(heads, len(servers))))
+        shares = [Share(server, part, uuid.uuid4().hex) for server, part in parts]
+        return cls(shares, timeout, retries)
+
+    def effort(self, timeout: float | None) -> Effort:
+        """Of one call."""
+        return Effort(self.timeout if timeout is None else timeout, self.retries)
+
+    def store(
+        self,
+        share_of: Callable[[Share], Sequence[ToPut]],
+        lease: float | None,
+        timeout: float | None,
+    ) -> Stored:
+        """Stores each share of some tensors; all of them, or none."""
+        duration = tensor_calls.duration(lease)
+        effort = self.effort(timeout)
+        stored: list[tuple[Server, Any]] = []
+
+        def put_share(share: Share) -> list[Any]:
+            answers = []
+            for tensor in share_of(share):
+                tensor.spec.placement_group = share.group
+                if duration is not None:
+                    tensor.spec.lease.CopyFrom(duration)
+                response = tensor_calls.put(share.server, tensor.spec, tensor.operand, effort)
+                stored.append((share.server, response.handle))
+                answers.append(response)
+            return answers
+
+        try:
+            answers = effort.together([partial(put_share, share) for share in self.shares])
+        except BaseException:
+            clean_up = Effort(_CLEAN_UP_SECONDS, 0)
+            for server, handle in stored:
+                try:
+                    tensor_calls.release(server, [handle], clean_up)
+                except SageError as failure:  # the lease ends by itself
+                    _log.warning("not released: %s", failure)
+            raise
+        leases = [tensor_calls.seconds(put.lease) for share in answers for put in share]
+        return Stored([[put.handle for put in share] for share in answers], min(leases))
+
+
+class Resident:
+    """What is kept at the servers for the time of a lease. Thread-safe.
+
+    A server that was started anew, or where the lease has ended, answers NOT_FOUND: put again. As
+    a context manager it is released at the end.
 
     Attributes:
-        shape: of k and v, in `tensor_layout`.
-        tensor_layout: "HND" or "NHD"; q's too.
         lease_seconds: the shortest lease that a server granted last.
 
     """
 
-    def __init__(
-        self,
-        k: Operand,
-        v: Operand,
-        parts: Sequence[StoredPart],
-        timeout: float | None,
-        retries: int,
-    ) -> None:
-        self._k, self._v = k.stand_in(), v.stand_in()
-        self._parts = tuple(parts)
-        self._timeout = timeout
-        self._retries = retries
-        self.shape: tuple[int, ...] = k.bits.shape
-        self.tensor_layout = k.layout
-        self.lease_seconds = min(part.lease_seconds for part in parts)
-
-    def attend(
-        self,
-        q: Array,
-        mask_id: Array = None,
-        is_causal: bool = False,
-        *,
-        timeout: float | None = None,
-        **options: Unpack[Options],
-    ) -> Attention:
-        """`Client.attend` with this k and v. `prequantize` is not for it."""
-        job = self._job(q, mask_id, is_causal, **options)
-        return self._run(q, job, self._effort(timeout))
-
-    async def attend_async(
-        self,
-        q: Array,
-        mask_id: Array = None,
-        is_causal: bool = False,
-        *,
-        timeout: float | None = None,
-        **options: Unpack[Options],
-    ) -> Attention:
-        """`attend` as a coroutine, on the loop's default executor; cancelling it ends the call."""
-        job = self._job(q, mask_id, is_causal, **options)
-        effort = self._effort(timeout)
-        return await effort.in_background(partial(self._run, q, job, effort))
+    def __init__(self, home: Home, stored: Stored) -> None:
+        self._home = home
+        self._handles = stored.handles
+        self.lease_seconds = stored.lease_seconds
 
     def renew(self, lease: float | None = None, *, timeout: float | None = None) -> None:
         """Makes the lease last so many seconds from now; None for the server's default.
 
         NOT_FOUND if a part is gone.
         """
-        effort = self._effort(timeout)
-
+        effort = self._home.effort(timeout)
         granted = effort.together(
             [
-                partial(tensor_calls.renew, part.server, [part.k, part.v], lease, effort)
-                for part in self._parts
+                partial(tensor_calls.renew, share.server, handles, lease, effort)
+                for share, handles in zip(self._home.shares, self._handles)
             ]
         )
         self.lease_seconds = min(granted)
 
     def release(self, *, timeout: float | None = None) -> None:
-        """Frees the tensors, once no running request uses them. Twice is not an error."""
-        effort = self._effort(timeout)
+        """Frees it, once no running request uses it. Twice is not an error."""
+        effort = self._home.effort(timeout)
         effort.together(
             [
-                partial(tensor_calls.release, part.server, [part.k, part.v], effort)
-                for part in self._parts
+                partial(tensor_calls.release, share.server, handles, effort)
+                for share, handles in zip(self._home.shares, self._handles)
             ]
         )
 
-    def __enter__(self) -> KeyValues:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -135,49 +175,281 @@ class KeyValues:
         except SageError as failure:  # the lease ends by itself
             _log.warning("not released: %s", failure)
 
-    def _effort(self, timeout: float | None) -> Effort:
-        return Effort(self._timeout if timeout is None else timeout, self._retries)
-
-    def _job(self, q: Array, mask_id: Array, is_causal: bool, **options: Unpack[Options]) -> Job:
-        return make_job(q, self._k, self._v, mask_id, is_causal, self.tensor_layout, **options)
-
-    def _run(self, q: Array, job: Job, effort: Effort) -> Attention:
-        def attend_part(part: StoredPart) -> Part:
-            share = job.of_heads(part.heads).with_handles(part.k, part.v)
-            return attend(share, [part.server], 0, effort)
-
-        return answer(q, job, effort.together([partial(attend_part, p) for p in self._parts]))
+    def _handle(self, user: Home, field: str, share: int) -> Any:
+        """Of a request's tensor that is kept; InvalidArgumentError if it is kept elsewhere."""
+        if self._home is not user:
+            raise invalid(field, "one kept with other keys and values", "one of these")
+        return self._handles[share][0]
 
 
-def put(
+class ResidentMask(Resident):
+    """A mask at the servers, made by `KeyValues.put_mask`."""
+
+
+class ResidentTensor(Resident):
+    """Queries or an output at the servers, made by `KeyValues.put_q` or `KeyValues.put_output`.
+
+    Attributes:
+        shape: in `tensor_layout`.
+        tensor_layout: "HND" or "NHD".
+        dtype: "float16", "bfloat16" or "float32".
+
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        stored: Stored,
+        shape: tuple[int, ...],
+        tensor_layout: str,
+        dtype: DType,
+        kind: Kind,
+    ) -> None:
+        super().__init__(home, stored)
+        self.shape = shape
+        self.tensor_layout = tensor_layout
+        self.dtype = dtype.name
+        self._kind = kind
+
+    def get(self, *, timeout: float | None = None) -> Array:
+        """The elements, as a numpy array or torch tensor, as those that it was put with.
+
+        An output is zeros until a request has written it.
+        """
+        dtype = DTYPES[self.dtype]
+        whole = np.empty(self.shape, dtype.bits)
+        effort = self._home.effort(timeout)
+        heads = self.shape[1 if self.tensor_layout == "HND" else 2]
+        heads_per_kv = heads // self._home.shares[-1].kv.stop
+
+        def fetch(share: Share, handle: Any) -> None:
+            part = share.of(self.shape[0], heads_per_kv)
+            view = whole[part_of(self.tensor_layout, part.batch, part.q)]
+            packed = np.empty(view.shape, view.dtype)
+            tensor_calls.get(share.server, handle, packed, effort)
+            view[...] = packed
+
+        shares = zip(self._home.shares, self._handles)
+        effort.together([partial(fetch, share, handles[0]) for share, handles in shares])
+        return self._kind.array(whole, dtype)
+
+    def _stand_in(self) -> Operand:
+        """Of queries, in a request."""
+        return stand_in("q", self.shape, DTYPES[self.dtype], self.tensor_layout)
+
+
+class KeyValues(Resident):
+    """K and V at the servers, made by `Client.put`: q alone travels then, or not even that.
+
+    Each server holds some of the heads.
+
+    Attributes:
+        shape: of k and v, in `tensor_layout`.
+        tensor_layout: "HND" or "NHD"; that of all that goes with it, too.
+        lease_seconds: the shortest lease that a server granted last.
+
+    """
+
+    def __init__(self, home: Home, stored: Stored, k: Operand, v: Operand, kind: Kind) -> None:
+        super().__init__(home, stored)
+        self.shape: tuple[int, ...] = k.bits.shape
+        self.tensor_layout = k.layout
+        self._k, self._v = (stand_in(x.field, self.shape, x.wire_dtype, x.layout) for x in (k, v))
+        self._kind = kind
+
+    def _prepare(
+        self,
+        q: Array | ResidentTensor,
+        mask_id: Array | ResidentMask = None,
+        is_causal: bool = False,
+        *,
+        out: ResidentTensor | None = None,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Pending:
+        """`Client.attend` with this k and v.
+
+        Args:
+            q: as there, or what `put_q` made.
+            mask_id: as there, or what `put_mask` made.
+            is_causal: as there.
+            out: where to keep the output, made by `put_output`; it does not travel then.
+            timeout: seconds, in place of the client's.
+            options: as there, but for `prequantize`.
+
+        """
+        kind = q._kind if isinstance(q, ResidentTensor) else kind_of(q)
+        if out is not None:
+            options.setdefault("output_dtype", out.dtype)
+        job = make_job(
+            q._stand_in() if isinstance(q, ResidentTensor) else q,
+            self._k,
+            self._v,
+            KeptMask() if isinstance(mask_id, ResidentMask) else mask_id,
+            is_causal,
+            self.tensor_layout,
+            kind,
+            keeps_output=out is not None,
+            **options,
+        )
+        if out is not None and out.shape != job.problem.out_shape:
+            raise invalid("out.shape", list(out.shape), f"q's, {list(job.problem.out_shape)}")
+        shares = [
+            self._share_of(job, index, q, mask_id, out) for index in range(len(self._handles))
+        ]
+        effort = self._home.effort(timeout)
+        return Pending(partial(self._run, job, shares, out, effort), effort)
+
+    attend = blocking(_prepare)
+    attend_async = awaitable(_prepare)
+
+    def put_q(
+        self,
+        q: Array,
+        *,
+        dtype: str | None = None,
+        lease: float | None = None,
+        timeout: float | None = None,
+    ) -> ResidentTensor:
+        """Puts queries beside k and v; their shape and type are as for `Client.attend`.
+
+        What answers them has the dtype that they are kept in, unless it is asked for another.
+        """
+        operand = read_operand("q", q, self.tensor_layout, dtype)
+        shape: tuple[int, ...] = operand.bits.shape
+        problem = self._problem(shape)
+        if operand.wire_dtype is not self._k.wire_dtype:
+            raise invalid("q.dtype", operand.wire_dtype.name, f"k's, {self._k.wire_dtype.name}")
+
+        def share_of(share: Share) -> Sequence[ToPut]:
+            part = share.of(problem.batch, problem.group_size)
+            return [_elements(wire.ROLE_Q, operand.of(part.batch, part.q))]
+
+        stored = self._home.store(share_of, lease, timeout)
+        return ResidentTensor(
+            self._home, stored, shape, self.tensor_layout, operand.wire_dtype, kind_of(q)
+        )
+
+    def put_mask(
+        self,
+        mask_id: Array,
+        q_shape: Sequence[int],
+        *,
+        lease: float | None = None,
+        timeout: float | None = None,
+    ) -> ResidentMask:
+        """Puts a mask, as for `Client.attend`, for queries of this shape."""
+        problem = self._problem(tuple(q_shape))
+        mask = read_mask(mask_id, problem)
+        if mask is None or isinstance(mask, KeptMask):
+            raise invalid("mask_id", mask_id, "a mask or a pattern")
+
+        def share_of(share: Share) -> Sequence[ToPut]:
+            part = share.of(problem.batch, problem.group_size)
+            spec = wire.TensorSpec(
+                role=wire.ROLE_MASK,
+                mask=to_wire(mask.of(part) if isinstance(mask, PackedMask) else mask),
+                mask_shape=problem.of(part).wire_shape(),
+            )
+            return [ToPut(spec)]
+
+        return ResidentMask(self._home, self._home.store(share_of, lease, timeout))
+
+    def put_output(
+        self,
+        q_shape: Sequence[int],
+        *,
+        dtype: str | None = None,
+        lease: float | None = None,
+        timeout: float | None = None,
+    ) -> ResidentTensor:
+        """Room for the output of queries of this shape; `dtype` is k's unless given."""
+        problem = self._problem(tuple(q_shape))
+        check_choice("dtype", dtype or self._k.wire_dtype.name, list(DTYPES))
+        element = DTYPES[dtype] if dtype else self._k.wire_dtype
+
+        def share_of(share: Share) -> Sequence[ToPut]:
+            shape = problem.of(share.of(problem.batch, problem.group_size)).out_shape
+            role = wire.ROLE_OUTPUT
+            return [ToPut(tensor_calls.spec_of(role, shape, self.tensor_layout, element))]
+
+        stored = self._home.store(share_of, lease, timeout)
+        return ResidentTensor(
+            self._home, stored, problem.out_shape, self.tensor_layout, element, self._kind
+        )
+
+    def _problem(self, q_shape: tuple[int, ...]) -> Problem:
+        """Of queries of this shape; InvalidArgumentError if they do not fit k."""
+        layout, dtype = self.tensor_layout, self._k.wire_dtype
+        heads_q, heads_kv, seqlen_q, seqlen_k = check_shapes(
+            q_shape, self.shape, self.shape, layout
+        )
+        return Problem(
+            batch=q_shape[0],
+            num_heads_q=heads_q,
+            num_heads_kv=heads_kv,
+            seqlen_q=seqlen_q,
+            seqlen_k=seqlen_k,
+            head_dim=q_shape[3],
+            layout=layout,
+            dtype=dtype,
+            output_dtype=dtype,
+            precision=DEFAULT_PRECISION,
+            is_causal=False,
+            return_lse=False,
+        )
+
+    def _share_of(self, job: Job, index: int, q: Any, mask_id: Any, out: Any) -> Job:
+        """What one server is asked."""
+        part = self._home.shares[index].of(job.problem.batch, job.problem.group_size)
+        share = job.of(part)
+        k, v = self._handles[index]
+        share = replace(share, k=share.k.kept_as(k), v=share.v.kept_as(v))
+        if isinstance(q, ResidentTensor):
+            handle = q._handle(self._home, "q", index)
+            share = replace(share, q=share.q.kept_as(handle))
+        if isinstance(mask_id, ResidentMask):
+            share = replace(share, mask=KeptMask(mask_id._handle(self._home, "mask_id", index)))
+        if out is not None:
+            share = replace(share, out_handle=out._handle(self._home, "out", index))
+        return share
+
+    def _run(
+        self, job: Job, shares: Sequence[Job], out: ResidentTensor | None, effort: Effort
+    ) -> Attention:
+        def attend_share(where: Share, share: Job) -> Part:
+            return attend(share, [where.server], 0, effort)
+
+        pairs = zip(self._home.shares, shares)
+        parts = effort.together([partial(attend_share, *pair) for pair in pairs])
+        answered = answer(job, parts)
+        return answered if out is None else replace(answered, out=out)
+
+
+def put_key_values(
+    home: Home,
     k: Operand,
     v: Operand,
-    shares: Sequence[tuple[Server, range]],
     precisions: Sequence[str],
     lease: float | None,
-    effort: Effort,
-) -> list[StoredPart]:
-    """Stores each server's share of the KV heads; all of them, or none."""
-    handles: list[tuple[Server, Any]] = []
+    timeout: float | None,
+    kind: Kind,
+) -> KeyValues:
+    """See `Client.put`."""
 
-    def put_share(server: Server, heads: range) -> StoredPart:
-        group = uuid.uuid4().hex  # k and v on one device, other pairs on any
-        stored = []
-        for operand in (k, v):
-            share = operand.of_heads(slice(heads.start, heads.stop))
-            response = tensor_calls.put(server, share, group, precisions, lease, effort)
-            handles.append((server, response.handle))
-            stored.append(response)
-        granted = min(tensor_calls.seconds(response.lease) for response in stored)
-        return StoredPart(server, heads, stored[0].handle, stored[1].handle, granted)
+    def share_of(share: Share) -> Sequence[ToPut]:
+        part = share.of(len(k.bits), 1)
+        tensors = [
+            _elements(role, operand.of(part.batch, part.kv))
+            for role, operand in ((wire.ROLE_K, k), (wire.ROLE_V, v))
+        ]
+        tensors[0].spec.precisions.extend(wire.PRECISIONS[name] for name in precisions)
+        return tensors
 
-    try:
-        return effort.together([partial(put_share, *share) for share in shares])
-    except BaseException:
-        clean_up = Effort(_CLEAN_UP_SECONDS, 0)
-        for server, handle in handles:
-            try:
-                tensor_calls.release(server, [handle], clean_up)
-            except SageError as failure:  # the lease ends by itself
-                _log.warning("not released: %s", failure)
-        raise
+    return KeyValues(home, home.store(share_of, lease, timeout), k, v, kind)
+
+
+def _elements(role: int, operand: Operand) -> ToPut:
+    """A tensor whose elements travel."""
+    shape, dtype = operand.bits.shape, operand.wire_dtype
+    return ToPut(tensor_calls.spec_of(role, shape, operand.layout, dtype), operand)

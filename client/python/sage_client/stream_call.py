@@ -17,8 +17,9 @@ from google.protobuf.message import DecodeError
 from . import wire
 from .cancellation import Cancellation
 from .errors import SageError, broken_protocol, from_rpc
-from .job import Bits, Job, as_bytes, select
+from .job import Bits, Job, Operand, as_bytes, select
 from .plan import Plan, Unit, check_plan
+from .unused import find_unused
 
 _METHOD = "/sage.v1.Attention/AttendStream"
 _CHUNK_BYTES = 1 << 20
@@ -61,21 +62,24 @@ class _UnitProgress:
     """What of a unit was sent, and what came back."""
 
     def __init__(self, job: Job, unit: Unit) -> None:
-        self.sent_bytes = 0
-        self.answers = {
-            wire.ROLE_OUTPUT: _Answer(
-                select(job.out, job.problem.layout, unit.batch, unit.heads_q, unit.rows)
-            )
-        }
+        self.in_window = 0  # bytes that were sent, and those that need not be
+        self.answered = False
+        self.answers = {}
+        if job.out is not None:
+            out = select(job.out, job.problem.layout, unit.batch, unit.heads_q, unit.rows)
+            self.answers[wire.ROLE_OUTPUT] = _Answer(out)
         if job.lse is not None:
             lse = job.lse[unit.batch, unit.heads_q, unit.rows]
             self.answers[wire.ROLE_LSE] = _Answer(lse)
+        if not self.answers:  # an empty chunk says that the unit is done
+            self.answers[wire.ROLE_OUTPUT] = _Answer(np.empty(0, np.uint8))
 
 
 class _StreamCall:
     def __init__(self, server: str, job: Job) -> None:
         self._server = server
         self._job = job
+        self._unused = find_unused(job)
         self._condition = threading.Condition()
         self._plan: Plan | None = None
         self._progress: list[_UnitProgress] = []
@@ -107,16 +111,16 @@ class _StreamCall:
             call.cancel()  # no effect on a call that has ended
         if self._failure is not None:
             raise self._failure
-        if trailer is None or not all(
-            answer.complete for unit in self._progress for answer in unit.answers.values()
-        ):
+        if trailer is None or not all(unit.answered for unit in self._progress):
             raise self._broken("the stream ended before the whole answer was there")
         return trailer
 
     # --- sending, on gRPC's thread ---
 
     def _messages(self) -> Iterator[bytes]:
-        yield wire.AttendStreamRequest(header=self._job.header()).SerializeToString()
+        header = self._job.header()
+        header.omit_unused_kv = self._unused is not None
+        yield wire.AttendStreamRequest(header=header).SerializeToString()
         try:
             plan = self._wait_for_plan()
             if plan is not None:
@@ -133,15 +137,24 @@ class _StreamCall:
 
     def _unit_messages(self, plan: Plan, index: int, unit: Unit) -> Iterator[bytes]:
         job, progress = self._job, self._progress[index]
-        operands = [(wire.ROLE_Q, job.q)]
+        operands: list[tuple[int, Operand, Bits | None]] = [(wire.ROLE_Q, job.q, None)]
+        omitted = 0  # bytes that count as sent with the unit's first one
         if unit.carries_kv:
-            operands += [(wire.ROLE_K, job.k), (wire.ROLE_V, job.v)]
-        for role, operand in operands:
-            payload = operand.payload(unit)
+            for role, operand in ((wire.ROLE_K, job.k), (wire.ROLE_V, job.v)):
+                keys = None
+                if plan.omits_unused_kv and self._unused is not None:
+                    keys = self._unused.keys_of(operand, unit)
+                if keys is not None:
+                    rows = job.problem.seqlen_k - len(keys)
+                    omitted += rows * operand.row_bytes(unit.heads_kv)
+                operands.append((role, operand, keys))
+        for role, operand, keys in operands:
+            payload = operand.payload(unit, keys)
             for offset in range(0, len(payload), plan.chunk_bytes):
                 data = payload[offset : offset + plan.chunk_bytes]
-                if not self._enter_window(plan, progress, len(data)):
+                if not self._enter_window(plan, progress, omitted + len(data)):
                     return
+                omitted = 0
                 chunk = {"tensor": role, "unit": index, "offset": offset}
                 fields = wire.AttendStreamRequest(chunk=chunk).SerializeToString()
                 yield wire.encode_frame(fields, data)
@@ -153,7 +166,7 @@ class _StreamCall:
                 lambda: self._over or self._in_window + size <= plan.window_bytes
             )
             self._in_window += size
-            progress.sent_bytes += size
+            progress.in_window += size
             return not self._over
 
     # --- receiving, on the caller's thread ---
@@ -187,13 +200,14 @@ class _StreamCall:
     def _take_chunk(self, chunk: Any, data: memoryview) -> None:
         unit = self._progress[chunk.unit] if chunk.unit < len(self._progress) else None
         answer = unit.answers.get(chunk.tensor) if unit is not None else None
-        if unit is None or answer is None or not answer.take(chunk.offset, data):
+        if unit is None or answer is None or unit.answered or not answer.take(chunk.offset, data):
             raise self._broken(
                 f"{len(data)} bytes at {chunk.offset} of tensor {chunk.tensor}, unit {chunk.unit}"
             )
         if all(answer.complete for answer in unit.answers.values()):
+            unit.answered = True
             with self._condition:
-                self._in_window -= unit.sent_bytes
+                self._in_window -= unit.in_window
                 self._condition.notify_all()
 
     def _broken(self, what: str) -> SageError:

@@ -7,55 +7,46 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from . import wire
 from .channels import channel
 from .credentials import Server
 from .effort import Effort
-from .errors import SageError, from_rpc, invalid
-from .job import Operand, as_hnd
+from .errors import SageError, broken_protocol, check_seconds, from_rpc
+from .job import Bits, Operand, as_bytes
+from .tensors import DType
 
 _SERVICE = "/sage.v1.Tensors/"
 _CHUNK_BYTES = 1 << 20
-_ROLES = {"k": wire.ROLE_K, "v": wire.ROLE_V}
 
 
-def put(
-    server: Server,
-    operand: Operand,
-    group: str,
-    precisions: Sequence[str],
-    lease: float | None,
-    effort: Effort,
-) -> Any:
-    """Stores k or v at a server; a wire.PutResponse.
+def spec_of(role: int, shape: Sequence[int], layout: str, dtype: DType) -> Any:
+    """A wire.TensorSpec of a q, k, v or output whose shape is [B, H, S, D] in the layout."""
+    batch, heads, seqlen, head_dim = shape if layout == "HND" else (shape[i] for i in (0, 2, 1, 3))
+    return wire.TensorSpec(
+        role=role,
+        dtype=dtype.wire,
+        layout=wire.LAYOUTS[layout],
+        batch=batch,
+        num_heads=heads,
+        seqlen=seqlen,
+        head_dim=head_dim,
+    )
 
-    Tensors of one group are on one device. `precisions` are those that k is kept prepared for.
-    """
-    batch, heads, seqlen, head_dim = as_hnd(operand.bits, operand.layout).shape
-    spec = {
-        "role": _ROLES[operand.field],
-        "dtype": operand.wire_dtype.wire,
-        "layout": wire.LAYOUTS[operand.layout],
-        "batch": batch,
-        "num_heads": heads,
-        "seqlen": seqlen,
-        "head_dim": head_dim,
-        "lease": _duration(lease),
-        "placement_group": group,
-    }
-    if operand.field == "k":
-        spec["precisions"] = [wire.PRECISIONS[precision] for precision in precisions]
+
+def put(server: Server, spec: Any, operand: Operand | None, effort: Effort) -> Any:
+    """Stores what `spec` says, with the operand's elements if it has any; a wire.PutResponse."""
     # The key is for retries: what is sent again is not stored twice.
     first = wire.PutRequest(spec=spec, idempotency_key=uuid.uuid4().bytes).SerializeToString()
 
     def messages() -> Iterator[bytes]:
         yield first
         sent = 0
-        for piece in operand.pieces():
+        for piece in operand.pieces() if operand is not None else ():
             for begin in range(0, len(piece), _CHUNK_BYTES):
                 data = piece[begin : begin + _CHUNK_BYTES]
-                chunk = {"tensor": _ROLES[operand.field], "offset": sent}
+                chunk = {"tensor": spec.role, "offset": sent}
                 sent += len(data)
                 fields = wire.PutRequest(chunk=chunk).SerializeToString()
                 yield wire.encode_frame(fields, data)
@@ -85,9 +76,42 @@ def _until_failure(messages: Iterator[bytes], failure: list[SageError]) -> Itera
         failure.append(error)
 
 
+def get(server: Server, handle: Any, target: Bits, effort: Effort) -> None:
+    """Fetches a tensor's elements into a contiguous array of their size."""
+    memory = as_bytes(target)
+    request = wire.GetRequest(handle=handle).SerializeToString()
+
+    def call(source: Server) -> None:
+        stub: Any = channel(source).unary_stream(_SERVICE + "Get")
+        running = stub(request, timeout=effort.remaining())
+        received = 0
+        try:
+            with effort.cancel.covers(running):
+                for frame in running:
+                    fields, data = wire.split_frame(frame)
+                    message = wire.GetResponse.FromString(fields)
+                    end = received + len(data)
+                    if message.chunk.offset != received or end > len(memory):
+                        raise broken_protocol(f"{len(data)} bytes at {received}", source.address)
+                    memory[received:end] = data
+                    received = end
+        except grpc.RpcError as error:
+            raise from_rpc(error, source.address) from None
+        except (ValueError, DecodeError) as error:
+            what = f"a message that is not protobuf: {error}"
+            raise broken_protocol(what, source.address) from None
+        finally:
+            running.cancel()  # no effect on a call that has ended
+        if received != len(memory):
+            what = f"{received} bytes, expected {len(memory)}"
+            raise broken_protocol(what, source.address)
+
+    effort.persist([server], call)
+
+
 def renew(server: Server, handles: Sequence[Any], lease: float | None, effort: Effort) -> float:
     """Extends leases; the seconds granted."""
-    request = wire.RenewRequest(handles=handles, lease=_duration(lease))
+    request = wire.RenewRequest(handles=handles, lease=duration(lease))
     return seconds(_control("Renew", server, request, wire.RenewResponse, effort).lease)
 
 
@@ -119,9 +143,9 @@ def _control(method: str, server: Server, request: Any, response: Any, effort: E
     return effort.persist([server], call)
 
 
-def _duration(seconds: float | None) -> Any:
+def duration(seconds: float | None) -> Any:
+    """A lease as a google.protobuf.Duration; None for the server's default."""
+    check_seconds("lease", seconds)
     if seconds is None:
         return None
-    if not seconds > 0:
-        raise invalid("lease", seconds, "a positive number of seconds")
-    return {"seconds": int(seconds), "nanos": int(seconds % 1 * 1e9)}
+    return wire.Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

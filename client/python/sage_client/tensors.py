@@ -86,18 +86,29 @@ def _read_numpy(field: str, x: np.ndarray[Any, Any]) -> HostTensor:
     return HostTensor(x.astype(dtype.bits, copy=False), dtype)  # other byte orders are converted
 
 
-def like(reference: Array, bits: np.ndarray[Any, Any], dtype: DType) -> Array:
-    """`bits` as a numpy array, or as a torch tensor on the reference's device."""
-    if is_torch(reference):
-        torch = _torch()
-        if dtype is BFLOAT16:
-            return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).to(reference.device)
-        return torch.from_numpy(bits).to(reference.device)
-    if dtype is BFLOAT16:
-        import ml_dtypes
+@dataclass(frozen=True)
+class Kind:
+    """What a caller's arrays are: torch tensors on a device, or, without one, numpy's."""
 
-        return bits.view(ml_dtypes.bfloat16)
-    return bits
+    device: Any
+
+    def array(self, bits: np.ndarray[Any, Any], dtype: DType) -> Array:
+        """`bits` as an array of this kind."""
+        if self.device is not None:
+            torch = _torch()
+            if dtype is BFLOAT16:
+                return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).to(self.device)
+            return torch.from_numpy(bits).to(self.device)
+        if dtype is BFLOAT16:
+            import ml_dtypes
+
+            return bits.view(ml_dtypes.bfloat16)
+        return bits
+
+
+def kind_of(x: Array) -> Kind:
+    """Of an array that `read_tensor` takes."""
+    return Kind(x.device if is_torch(x) else None)
 
 
 def mask_values(mask: Array) -> np.ndarray[Any, Any]:

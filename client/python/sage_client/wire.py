@@ -46,8 +46,12 @@ AttendRequest = _message("sage.v1.AttendRequest")
 AttendResponse = _message("sage.v1.AttendResponse")
 AttendStreamRequest = _message("sage.v1.AttendStreamRequest")
 AttendStreamResponse = _message("sage.v1.AttendStreamResponse")
+AttentionShape = _message("sage.v1.AttentionShape")
 Operand = _message("sage.v1.Operand")
 BlockMask = _message("sage.v1.BlockMask")
+TensorSpec = _message("sage.v1.TensorSpec")
+GetRequest = _message("sage.v1.GetRequest")
+GetResponse = _message("sage.v1.GetResponse")
 PutRequest = _message("sage.v1.PutRequest")
 PutResponse = _message("sage.v1.PutResponse")
 RenewRequest = _message("sage.v1.RenewRequest")
@@ -57,6 +61,7 @@ ReleaseResponse = _message("sage.v1.ReleaseResponse")
 GetInfoRequest = _message("sage.v1.GetInfoRequest")
 ServerInfo = _message("sage.v1.ServerInfo")
 
+Duration = _message("google.protobuf.Duration")
 Status = _message("google.rpc.Status")
 BadRequest = _message("google.rpc.BadRequest")
 QuotaFailure = _message("google.rpc.QuotaFailure")
@@ -80,6 +85,7 @@ ROLE_K: int = _role["TENSOR_ROLE_K"]
 ROLE_V: int = _role["TENSOR_ROLE_V"]
 ROLE_OUTPUT: int = _role["TENSOR_ROLE_OUTPUT"]
 ROLE_LSE: int = _role["TENSOR_ROLE_LSE"]
+ROLE_MASK: int = _role["TENSOR_ROLE_MASK"]
 
 # --- frames: a message whose last field is `bytes data = 15`, handled without copies ---
 

@@ -9,12 +9,13 @@ from typing import Any, Callable
 
 import grpc
 
-from sage_client import wire
+from sage_client import channels, wire
 
 _METHODS = {
     "attend": ("/sage.v1.Attention/Attend", grpc.unary_unary_rpc_method_handler),
     "stream": ("/sage.v1.Attention/AttendStream", grpc.stream_stream_rpc_method_handler),
     "put": ("/sage.v1.Tensors/Put", grpc.stream_unary_rpc_method_handler),
+    "get": ("/sage.v1.Tensors/Get", grpc.unary_stream_rpc_method_handler),
     "release": ("/sage.v1.Tensors/Release", grpc.unary_unary_rpc_method_handler),
 }
 
@@ -37,9 +38,12 @@ def serve(**behaviours: Callable[..., Any]) -> Iterator[str]:
     """The address of a server with these methods, stopped at the end."""
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((Methods(behaviours),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    # An earlier server may have had the port; what is left of its connections waits to try again.
+    for key in [key for key in channels._channels if key[0].address == address]:
+        del channels._channels[key]
     server.start()
-    yield f"127.0.0.1:{port}"
+    yield address
     server.stop(None).wait()
 
 

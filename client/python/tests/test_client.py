@@ -59,6 +59,29 @@ def test_heads_are_spread_over_servers(server: str, rng: np.random.Generator) ->
         second.stop()
 
 
+@pytest.mark.parametrize(
+    ("shape", "stripes"),  # batch, query heads, KV heads, length
+    [
+        ((1, 8, 1, 20_000), 2),
+        ((3, 2, 2, 16_000), 4),
+        ((2, 2, 2, 16_000), 2),
+        ((1, 1, 1, 50_000), 1),
+    ],
+)
+def test_batch_entries_heads_and_groups_are_striped(
+    client: Client, rng: np.random.Generator, shape: Any, stripes: int
+) -> None:
+    batch, heads, heads_kv, length = shape
+    (q, _, _), (k, v, _) = (draw(rng, batch, h, length, 64) for h in (heads, heads_kv))
+    mask = rng.random((batch, heads, -(-length // 128), -(-length // 64))) < 0.01
+    lengths = {"seqlens_k": [length - 1 - b for b in range(batch)], "return_lse": True}
+    one, four = (Client(client.servers, connections=n) for n in (1, 4))
+    answer, expected = (c.attend(q, k, v, mask, **lengths) for c in (four, one))
+    assert (len(answer.parts), len(expected.parts)) == (stripes, 1)
+    assert answer.out.tobytes() == expected.out.tobytes()
+    assert answer.lse.tobytes() == expected.lse.tobytes()
+
+
 def test_small_requests_take_turns(rng: np.random.Generator, server: str) -> None:
     q, k, v = draw(rng, 1, 1, 64, 64)
     both = Client([server, server.replace("127.0.0.1", "localhost")])

@@ -8,7 +8,17 @@ import grpc
 import numpy as np
 import pytest
 
-from sage_client import Client, InvalidArgumentError, SageError
+from sage_client import (
+    Band,
+    Client,
+    DeadlineExceededError,
+    Documents,
+    InvalidArgumentError,
+    SageError,
+    SinkWindow,
+    SlidingWindow,
+    Strided,
+)
 
 Q = np.zeros((2, 4, 300, 64), np.float16)
 K = np.zeros((2, 2, 500, 64), np.float16)
@@ -47,6 +57,20 @@ BAD = [
     ({"mask_id": ones(1, 2, 4, 3, 8)}, r"mask_id\.shape"),
     ({"mask_id": ones(8)}, r"mask_id\.shape"),
     ({"mask_id": ones(3, 8) * 2}, r"mask_id: got values other than 0 and 1"),
+    ({"mask_id": SlidingWindow(-1, 0)}, r"mask_id\.left_blocks: got -1, allowed 0 to"),
+    ({"mask_id": SinkWindow(0, 1 << 50)}, r"mask_id\.left_blocks: got 1125"),
+    ({"mask_id": Strided(0)}, r"mask_id\.stride_blocks: got 0, allowed 1 to"),
+    ({"mask_id": Strided(3, 3)}, r"mask_id\.phase_blocks: got 3, allowed 0 to 2"),
+    ({"mask_id": Strided(3, 0, -1)}, r"mask_id\.local_blocks: got -1"),
+    ({"mask_id": Band(2, 1)}, r"mask_id\.upper_blocks: got 1, allowed 2 to"),
+    ({"mask_id": Documents([300])}, r"mask_id\.lengths: got documents for 300 rows, allowed 500"),
+    (
+        {"mask_id": Documents([100, 0, 400]), "q": np.zeros((2, 4, 500, 64), np.float16)},
+        r"mask_id\.lengths: got \[100, 0, 400\], allowed 1 and more each, 500 in all",
+    ),
+    ({"priority": 11}, r"priority: got 11, allowed -10 to 10"),
+    ({"timeout": 0}, r"timeout: got 0, allowed a positive number of seconds"),
+    ({"timeout": float("nan")}, r"timeout: got nan"),
     ({"mask_id": ones(3, 8).astype(np.float32)}, r"mask_id\.dtype: got float32"),
 ]
 
@@ -106,6 +130,7 @@ def test_no_server(unused_port: int) -> None:
 
 def test_a_deadline_ends_a_call(client: Client, rng: np.random.Generator) -> None:
     q = rng.standard_normal((1, 8, 8192, 64)).astype(np.float16)
-    with pytest.raises(SageError) as caught:
+    with pytest.raises(DeadlineExceededError) as caught:
         client.attend(q, q, q, timeout=0.05)
+    assert isinstance(caught.value, TimeoutError)
     assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -12,7 +12,7 @@ import pytest
 from conftest import ServerProcess
 from oracle import LIMITS, attend, relative_l2
 
-from sage_client import Client, InvalidArgumentError, SageError, wire
+from sage_client import Client, InvalidArgumentError, SageError, SlidingWindow, wire
 
 
 def draw(
@@ -95,6 +95,117 @@ def test_leases_and_release(client: Client, rng: np.random.Generator) -> None:
         with pytest.raises(SageError) as caught:
             gone()
         assert caught.value.code == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("layout", ["HND", "NHD"])
+@pytest.mark.parametrize("length", [200, 9000])  # one message, and a stream
+def test_nothing_travels_where_all_is_kept(
+    client: Client, rng: np.random.Generator, layout: str, length: int
+) -> None:
+    q, k, v = (draw(rng, heads, length, layout) for heads in (4, 2, 2))
+    mask = rng.random((2, 4, -(-length // 128), -(-length // 64))) < 0.1
+    expected = client.attend(q, k, v, mask, True, layout, return_lse=True)
+    with client.put(k, v, layout) as kept, kept.put_q(q) as kept_q:
+        kept_mask, kept_out = kept.put_mask(mask, q.shape), kept.put_output(q.shape)
+        assert kept_q.get().tobytes() == q.tobytes()
+        assert not kept_out.get().any()
+        for _ in range(2):
+            answer = kept.attend(kept_q, kept_mask, True, out=kept_out, return_lse=True)
+            assert answer.out is kept_out
+            assert answer.lse.tobytes() == expected.lse.tobytes()
+            assert [(part.bytes_in, part.bytes_out) for part in answer.parts] == [
+                (0, answer.lse.nbytes)
+            ]
+            assert kept_out.get().tobytes() == expected.out.tobytes()
+        kept.attend(kept_q, kept_mask, out=kept_out)  # no lse: empty chunks alone come back
+        assert kept_out.get().tobytes() == client.attend(q, k, v, mask, False, layout).out.tobytes()
+
+
+def test_each_operand_may_be_kept_or_not(client: Client, rng: np.random.Generator) -> None:
+    q, k, v = (draw(rng, heads, 300, dtype=np.float32) for heads in (4, 2, 2))
+    pattern = SlidingWindow(1, 0)
+    half = [x.astype(np.float16) for x in (q, k, v)]
+    with client.put(k, v) as kept:
+        expected = client.attend(*half, pattern).out
+        kept_q, kept_mask = kept.put_q(q), kept.put_mask(pattern, q.shape)
+        assert kept_q.dtype == "float16"
+        assert kept.attend(kept_q, pattern).out.tobytes() == expected.tobytes()
+        assert kept.attend(half[0], kept_mask).out.tobytes() == expected.tobytes()
+        expected = client.attend(*half, pattern, output_dtype="float32").out
+        assert kept.attend(q, kept_mask).out.tobytes() == expected.tobytes()
+        kept_out = kept.put_output(q.shape, dtype="float32")
+        kept.attend(kept_q, kept_mask, out=kept_out)
+        assert kept_out.get().tobytes() == expected.tobytes()
+        asyncio.run(kept.attend_async(kept_q, kept_mask, out=kept_out))
+
+
+def test_all_of_a_request_is_spread_over_servers(server: str, rng: np.random.Generator) -> None:
+    second = ServerProcess()
+    try:
+        q, k, v = draw(rng, 6, 200), draw(rng, 3, 300), draw(rng, 3, 300)
+        mask = rng.random((6, 2, 5)) < 0.5
+        with Client([server, second.address]).put(k, v) as kept:
+            kept_q, kept_mask = kept.put_q(q), kept.put_mask(mask, q.shape)
+            kept_out = kept.put_output(q.shape)
+            answer = kept.attend(kept_q, kept_mask, out=kept_out)
+            assert [part.server for part in answer.parts] == [server, second.address]
+            expected = Client(server).attend(q, k, v, mask).out
+            assert kept_out.get().tobytes() == expected.tobytes()
+            assert kept_q.get().tobytes() == q.tobytes()
+    finally:
+        second.stop()
+
+
+def test_what_is_kept_must_fit(client: Client, rng: np.random.Generator) -> None:
+    q, k, v = draw(rng, 4, 100), draw(rng, 2, 64), draw(rng, 2, 64)
+    with client.put(k, v) as kept, client.put(k, v) as others:
+        with pytest.raises(InvalidArgumentError, match=r"q\.shape: got 3 heads"):
+            kept.put_q(q[:, :3])
+        with pytest.raises(InvalidArgumentError, match=r"q\.dtype: got bfloat16, allowed k's"):
+            kept.put_q(q.astype(np.float32), dtype="bfloat16")
+        with pytest.raises(InvalidArgumentError, match=r"mask_id\.shape: got \[2, 1\]"):
+            kept.put_mask(np.ones((2, 1), bool), q.shape)
+        with pytest.raises(InvalidArgumentError, match="mask_id: got None"):
+            kept.put_mask(None, q.shape)
+        with pytest.raises(InvalidArgumentError, match="dtype: got 'int8'"):
+            kept.put_output(q.shape, dtype="int8")
+        with pytest.raises(InvalidArgumentError, match="q: got one kept with other keys"):
+            kept.attend(others.put_q(q))
+        with pytest.raises(InvalidArgumentError, match=r"out\.shape: got \[2, 4, 99, 64\]"):
+            kept.attend(q, out=kept.put_output(q[:, :, 1:].shape))
+        with pytest.raises(InvalidArgumentError, match=r"fp16, HND, allowed .* fp32, HND"):
+            kept.attend(q, out=kept.put_output(q.shape), output_dtype="float32")
+        kept_q = kept.put_q(q)
+        with pytest.raises(InvalidArgumentError, match="prequantize: got True"):
+            kept.attend(kept_q, prequantize=True)
+        kept_q.release()
+        for gone in (lambda: kept.attend(kept_q), kept_q.get, kept_q.renew):
+            with pytest.raises(SageError) as caught:
+                gone()
+            assert caught.value.code == grpc.StatusCode.NOT_FOUND
+
+
+def test_broken_answers_to_get(rng: np.random.Generator) -> None:
+    def chunk(offset: int, size: int) -> Any:
+        fields = wire.GetResponse(chunk={"offset": offset}).SerializeToString()
+        return wire.encode_frame(fields, bytes(size))
+
+    q = draw(rng, 1, 64)
+    broken = [[chunk(0, 16)], [chunk(8, 16)], [chunk(0, q.nbytes + 2)], [b"\xff"]]
+    answers = iter(broken)
+
+    def put(requests: Any, context: grpc.ServicerContext) -> Any:
+        list(requests)
+        return wire.PutResponse(handle={"id": b"k" * 16}).SerializeToString()
+
+    def get(request: bytes, context: grpc.ServicerContext) -> Any:
+        yield from next(answers)
+
+    with fake_server.serve(put=put, get=get) as address:
+        kept = Client(address, retries=0).put(q, q).put_q(q)
+        for _ in broken:
+            with pytest.raises(SageError, match="the server broke the protocol"):
+                kept.get()
 
 
 def test_bad_arguments(client: Client, rng: np.random.Generator) -> None:
