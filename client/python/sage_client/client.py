@@ -22,7 +22,7 @@ from .job import Job
 from .pending import Pending, awaitable, blocking
 from .problem import HeadRange, check_choice, check_shapes
 from .request import DEFAULT_PRECISION, Options, make_job, read_operand
-from .resident import Home, KeyValues, put_key_values
+from .resident import Home, KeyValues, put_key_values, spread
 from .stripes import plan_stripes
 from .tensors import Array, kind_of
 
@@ -212,7 +212,8 @@ class Client:
             raise invalid("v.dtype", v_operand.dtype.name, f"k's, {k_operand.dtype.name}")
         k_shape, v_shape = k_operand.bits.shape, v_operand.bits.shape
         _, heads, _, _ = check_shapes(k_shape, k_shape, v_shape, tensor_layout)
-        home = Home.spread(heads, self._servers, self.timeout, self.retries)
+        shares = spread(heads, self._servers)
+        home = Home(shares, self.connections, self.timeout, self.retries)
         return put_key_values(home, k_operand, v_operand, precisions, lease, timeout, kind_of(k))
 
     def info(self, timeout: float | None = None) -> list[ServerInfo]:

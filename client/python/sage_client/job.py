@@ -49,6 +49,11 @@ class Operand:
             bits = bits.take(keys, axis=1 if self.layout == "HND" else 0)
         return as_bytes(self._on_wire(bits))
 
+    @property
+    def travelling_elements(self) -> int:
+        """How many elements there are to send."""
+        return 0 if self.resident else self.bits.size
+
     def row_bytes(self, heads: slice) -> int:
         """Bytes on the wire of one row of some heads."""
         count: int = heads.stop - heads.start
@@ -136,6 +141,7 @@ class Job:
     request_id: str
     prequantize: bool  # q and k are to travel as `sage1` values
     out_handle: Any = None  # where the output is kept
+    resident_part: HeadRange | None = None  # of its resident tensors; None: all of them
 
     @property
     def operands(self) -> tuple[Operand, Operand, Operand]:
@@ -145,7 +151,7 @@ class Job:
     @property
     def message_bytes(self) -> int:
         """About the size of the request as one message, or of its answer if that is larger."""
-        elements = sum(o.bits.size for o in self.operands if not o.resident)
+        elements = sum(operand.travelling_elements for operand in self.operands)
         mask = self.mask.bits.size if isinstance(self.mask, PackedMask) else 0
         answer = sum(part.nbytes for part in (self.out, self.lse) if part is not None)
         return max(elements * self.problem.dtype.bits.itemsize + mask, answer)
@@ -189,4 +195,8 @@ class Job:
                 getattr(header, operand.field).CopyFrom(operand.source)
         if self.out_handle is not None:
             header.output.handle.CopyFrom(self.out_handle)
+        if self.resident_part is not None:
+            header.resident_part.batch_begin = self.resident_part.batch.start
+            header.resident_part.q_head_begin = self.resident_part.q.start
+            header.resident_part.kv_head_begin = self.resident_part.kv.start
         return header

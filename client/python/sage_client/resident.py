@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from . import tensor_calls, wire
-from .attend import Attention, Part, answer, attend
+from .attend import Attention, answer, attend
 from .credentials import Server
 from .effort import Effort
 from .errors import SageError, invalid
@@ -21,7 +21,7 @@ from .masks import KeptMask, PackedMask, read_mask, to_wire
 from .pending import Pending, awaitable, blocking
 from .problem import HeadRange, Problem, check_choice, check_shapes
 from .request import DEFAULT_PRECISION, Options, make_job, read_operand
-from .stripes import split
+from .stripes import plan_stripes, split
 from .tensors import DTYPES, Array, DType, Kind, kind_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ class Share:
         return HeadRange(range(batch), self.kv, heads)
 
 
+def spread(heads: int, servers: Sequence[Server]) -> list[Share]:
+    """KV heads spread over servers."""
+    parts = zip(servers, split(heads, min(heads, len(servers))))
+    return [Share(server, part, uuid.uuid4().hex) for server, part in parts]
+
+
 @dataclass(frozen=True)
 class ToPut:
     """A share of a tensor: what it is, and its elements if it has any."""
@@ -69,17 +75,9 @@ class Home:
     """Where the tensors of a request are kept, and how hard calls to there are tried."""
 
     shares: Sequence[Share]
+    connections: int  # to each server
     timeout: float | None
     retries: int
-
-    @classmethod
-    def spread(
-        cls, heads: int, servers: Sequence[Server], timeout: float | None, retries: int
-    ) -> Home:
-        """KV heads spread over the servers."""
-        parts = zip(servers, split(heads, min(heads, len(servers))))
-        shares = [Share(server, part, uuid.uuid4().hex) for server, part in parts]
-        return cls(shares, timeout, retries)
 
     def effort(self, timeout: float | None) -> Effort:
         """Of one call."""
@@ -417,12 +415,13 @@ class KeyValues(Resident):
     def _run(
         self, job: Job, shares: Sequence[Job], out: ResidentTensor | None, effort: Effort
     ) -> Attention:
-        def attend_share(where: Share, share: Job) -> Part:
-            return attend(share, [where.server], 0, effort)
-
-        pairs = zip(self._home.shares, shares)
-        parts = effort.together([partial(attend_share, *pair) for pair in pairs])
-        answered = answer(job, parts)
+        calls = []
+        for where, share in zip(self._home.shares, shares):
+            stripes = plan_stripes(share, 1, self._home.connections)
+            for connection, stripe in enumerate(stripes):
+                part = replace(share.of(stripe), resident_part=stripe)
+                calls.append(partial(attend, part, [where.server], connection, effort))
+        answered = answer(job, effort.together(calls))
         return answered if out is None else replace(answered, out=out)
 
 

@@ -49,6 +49,9 @@ def _cut(job: Job, wanted: int, batches: int) -> tuple[int, int, int]:
     heads = min(wanted // batches, problem.num_heads_kv)
     if heads < problem.num_heads_kv:
         return batches, heads, 1
-    q_elements, kv_elements = job.q.bits.size, 2 * job.k.bits.size
-    affordable = 1 + (q_elements + kv_elements) // (_REPEATED_PART * kv_elements)
-    return batches, heads, min(wanted // (batches * heads), problem.group_size, affordable)
+    groups = min(wanted // (batches * heads), problem.group_size)
+    repeated = job.k.travelling_elements + job.v.travelling_elements
+    if repeated > 0:
+        payload = job.q.travelling_elements + repeated
+        groups = min(groups, 1 + payload // (_REPEATED_PART * repeated))
+    return batches, heads, groups

@@ -156,6 +156,26 @@ def test_all_of_a_request_is_spread_over_servers(server: str, rng: np.random.Gen
         second.stop()
 
 
+def test_parts_of_what_is_kept_are_striped(client: Client, rng: np.random.Generator) -> None:
+    q, k, v = draw(rng, 6, 17_000), draw(rng, 3, 300), draw(rng, 3, 300)
+    mask = rng.random((2, 6, 133, 5)) < 0.3
+    expected = client.attend(q, k, v, mask, return_lse=True)
+    with Client(client.servers, connections=3).put(k, v) as kept:
+        kept_q, kept_mask = kept.put_q(q), kept.put_mask(mask, q.shape)
+        kept_out = kept.put_output(q.shape)
+        for queries, blocks, out in (
+            (q, mask, None),  # q and the output travel
+            (kept_q, kept_mask, None),
+            (q, kept_mask, kept_out),
+        ):
+            answer = kept.attend(queries, blocks, out=out, return_lse=True)
+            assert len(answer.parts) == 3
+            actual = answer.out if out is None else kept_out.get()
+            assert actual.tobytes() == expected.out.tobytes()
+            assert answer.lse.tobytes() == expected.lse.tobytes()
+        assert len(kept.attend(kept_q, kept_mask, out=kept_out).parts) == 1
+
+
 def test_what_is_kept_must_fit(client: Client, rng: np.random.Generator) -> None:
     q, k, v = draw(rng, 4, 100), draw(rng, 2, 64), draw(rng, 2, 64)
     with client.put(k, v) as kept, client.put(k, v) as others:
