@@ -62,7 +62,7 @@ def check_plan(problem: Problem, accepted: Any, chunk_bytes: int, server: str) -
         units.append(Unit(unit.batch, heads, heads_q, rows, unit.kv_unit == index))
     if (covered != 1).any():
         raise broken_protocol("its plan does not cover every query row once", server)
-    chunk_bytes = min(chunk_bytes, accepted.max_chunk_bytes, accepted.window_bytes)
+    chunk_bytes = min(chunk_bytes, accepted.max_chunk_bytes)
     if chunk_bytes < _SMALLEST_CHUNK:
         raise broken_protocol(f"chunks of {chunk_bytes} bytes at most", server)
     chunk_bytes -= chunk_bytes % _SMALLEST_CHUNK

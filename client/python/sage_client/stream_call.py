@@ -161,6 +161,8 @@ class _StreamCall:
 
     def _enter_window(self, plan: Plan, progress: _UnitProgress, size: int) -> bool:
         """Waits until `size` more bytes may be sent; False once the call is over."""
+        if progress.in_window + size > plan.window_bytes:
+            raise self._broken("a unit of its plan does not fit its window")
         with self._condition:
             self._condition.wait_for(
                 lambda: self._over or self._in_window + size <= plan.window_bytes

@@ -41,6 +41,7 @@ BROKEN = {
     "uneven cut": [accepted(units=[{**UNIT, "q_count": 100}])],
     "keys of a later unit": [accepted(units=[{**UNIT, "kv_unit": 1}])],
     "tiny chunks": [accepted(max_chunk_bytes=8)],
+    "a unit that does not fit the window": [accepted(window_bytes=1 << 20)],
     "chunk of no unit": [accepted(), chunk(16, unit=1)],
     "chunk of another tensor": [accepted(), chunk(16, tensor=wire.ROLE_LSE)],
     "gap": [accepted(), chunk(16, offset=16)],
