@@ -118,6 +118,14 @@ void ConnectionAcceptor::Stop() {
   unix_paths_.clear();
 }
 
+void ConnectionAcceptor::CutConnections() {
+  const std::lock_guard lock(mutex_);
+  ForgetClosed();
+  // gRPC may close one right now, and its number be given to another file: nothing but a socket
+  // would mind, and no new one is served any more.
+  for (const auto& [fd, inode] : open_) shutdown(fd, SHUT_RDWR);
+}
+
 void ConnectionAcceptor::Run() {
   std::vector<pollfd> polled;
   for (const FileDescriptor& listener : listeners_) polled.push_back({listener.get(), POLLIN, 0});

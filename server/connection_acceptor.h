@@ -37,6 +37,9 @@ class ConnectionAcceptor {
   using Handle = std::function<void(int listener_fd, int fd)>;
   void Start(Handle handle, std::uint64_t max_connections);
   void Stop();
+  // After Stop(): cuts all connections that are still open. What was written to them still leaves;
+  // clients see the calls that have no answer yet end with UNAVAILABLE.
+  void CutConnections();
 
   int port() const { return port_; }  // of the first TCP address, 0 where there is none
   std::uint64_t connections() const;  // now

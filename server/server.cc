@@ -39,7 +39,8 @@ namespace {
 constexpr std::uint64_t kMaxUnaryBytes = 3 << 20;
 constexpr std::uint64_t kMaxChunkBytes = 4 << 20;
 constexpr std::uint64_t kOutputChunkBytes = 1 << 20;
-// For last messages to leave once all requests have ended.
+// For last messages to leave once all requests have ended, and for calls to end with their
+// connections.
 constexpr std::chrono::milliseconds kFlushTime{500};
 
 std::uint64_t MachineMemoryBytes() {
@@ -418,8 +419,11 @@ bool Server::Parts::Drain() {
   acceptor.Stop();
   const bool peaceful =
       admission.AwaitIdle(std::chrono::steady_clock::now() + options.drain_timeout);
-  // Ends health watchers, streams without a header and, past the timeout, the requests that are
-  // left.
+  // Health watchers, streams without a header and, past the timeout, requests that are left end
+  // with their connections. So do calls that arrive from now on: gRPC's shutdown would tell their
+  // clients CANCELLED, which nobody repeats.
+  stalls.AwaitNone(std::chrono::steady_clock::now() + kFlushTime);
+  acceptor.CutConnections();
   fronts->Shutdown(std::chrono::system_clock::now() + kFlushTime);
   metrics.Close();
   spdlog::info("event=drain_end peaceful={}", peaceful);

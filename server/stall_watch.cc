@@ -25,8 +25,14 @@ void StallWatch::Add(Stallable* call) {
 void StallWatch::Remove(Stallable* call) {
   std::unique_lock lock(mutex_);
   calls_.erase(call);
+  if (calls_.empty()) none_.notify_all();
   if (std::this_thread::get_id() == thread_.get_id()) return;
   asked_.wait(lock, [&] { return asking_ != call; });
+}
+
+void StallWatch::AwaitNone(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  none_.wait_until(lock, deadline, [this] { return calls_.empty(); });
 }
 
 void StallWatch::Run() {

@@ -27,6 +27,8 @@ class StallWatch {
   // `call` is not touched any more once this returns. Waits where it is just being asked, unless by
   // what it does then.
   void Remove(Stallable* call);
+  // Waits until no call is there, at most until `deadline`.
+  void AwaitNone(std::chrono::steady_clock::time_point deadline);
 
  private:
   void Run();
@@ -35,6 +37,7 @@ class StallWatch {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable asked_;
+  std::condition_variable none_;
   // Guarded by mutex_, which is not held while a call is asked.
   std::set<Stallable*> calls_;
   const Stallable* asking_ = nullptr;

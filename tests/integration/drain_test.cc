@@ -1,8 +1,10 @@
 // Draining: health says so, nothing that runs is lost, nothing new is taken.
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/support/faulty_server_fixture.h"
@@ -89,6 +91,40 @@ TEST_F(Draining, LosesNoRequestAndTakesNoNewOne) {
             StatusCode::UNAVAILABLE);
 }
 
+// Whenever a call arrives, it is served or told to try another server: a client that repeats what
+// was UNAVAILABLE loses nothing.
+TEST_F(Draining, NoCallIsCancelled) {
+  constexpr int kServers = 4;
+  constexpr int kCallers = 4;
+  for (int round = 0; round < kServers; ++round) {
+    auto one = server::Server::Start(TestServerOptions(), TestBackends());
+    ASSERT_TRUE(one.ok()) << one.status();
+    const std::string address = "127.0.0.1:" + std::to_string((*one)->port());
+    std::atomic<int> served = 0;
+    std::atomic<bool> drained = false;
+    std::vector<std::thread> callers;
+    for (int i = 0; i < kCallers; ++i) {
+      callers.emplace_back([&] {
+        const auto stub = v1::Attention::NewStub(
+            grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+        while (!drained) {
+          grpc::ClientContext context;
+          v1::AttendResponse response;
+          const grpc::Status status = stub->Attend(&context, UnaryRequest(sample_), &response);
+          if (status.ok()) ++served;
+          EXPECT_TRUE(status.ok() || status.error_code() == StatusCode::UNAVAILABLE)
+              << status.error_code() << ": " << status.error_message();
+        }
+      });
+    }
+    while (served < 2 * kCallers) std::this_thread::yield();
+    EXPECT_TRUE((*one)->Drain());
+    drained = true;
+    for (std::thread& caller : callers) caller.join();
+  }
+  Start();
+}
+
 TEST_F(Draining, EndsWhatOutlastsItsTimeout) {
   server::ServerOptions options = TestServerOptions();
   options.drain_timeout = std::chrono::milliseconds(50);
@@ -96,7 +132,7 @@ TEST_F(Draining, EndsWhatOutlastsItsTimeout) {
   PlainStream idle(*stub_, sample_);
   ASSERT_TRUE(idle.Open());
   EXPECT_FALSE(server().Drain());
-  EXPECT_FALSE(idle.Finish().ok());
+  EXPECT_EQ(idle.Finish().error_code(), StatusCode::UNAVAILABLE);
   EXPECT_FALSE(server().Drain()) << "a second drain says the same";
 }
 
