@@ -27,12 +27,41 @@ struct QueryShare {
   __device__ __forceinline__ int row(int turn) const { return first_row + turn * kRowsAtOnce; }
 };
 
+// What a lane has of q . c of its row: runs of eight channels, added in order.
+template <typename Element, int kVectors>
+__device__ __forceinline__ float LaneDot(const uint4 (&words)[kVectors], const float* smoothing) {
+  float dot = 0.0F;
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    const std::uint32_t pairs[4] = {words[j].x, words[j].y, words[j].z, words[j].w};
+    float run = 0.0F;
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+      const float2 q = Widen<Element>(pairs[p]);
+      const float2 c = __ldg(reinterpret_cast<const float2*>(smoothing + j * 8) + p);
+      run = __fadd_rn(run, __fmul_rn(q.x, c.x));
+      run = __fadd_rn(run, __fmul_rn(q.y, c.y));
+    }
+    dot = j == 0 ? run : __fadd_rn(dot, run);
+  }
+  return dot;
+}
+// Their sum over the eight lanes of a row: q . c with the bits of QueryDotSmoothing() of
+// kernels/quantize.h.
+__device__ __forceinline__ float SumOfRow(float lane_dot) {
+#pragma unroll
+  for (int lane = 1; lane < 8; lane *= 2) {
+    lane_dot = __fadd_rn(lane_dot, __shfl_xor_sync(0xffffffffU, lane_dot, lane));
+  }
+  return lane_dot;
+}
+
 // Sinks take what becomes of a row of the tile:
 //   Store(row, part, words)       the bytes of channels [part * kHeadDim / 8, + kHeadDim / 8)
 //   StoreScale(row, scale, dot)   its scale, and q . c for the lse of unsmoothed scores
 
 // Rows [first_row, first_row + 4 * kTurns) of the tile, which one warp quantises, a scale a row;
-// for the lse also q . c, with the bits of QueryDotSmoothing() of kernels/quantize.h.
+// for the lse also q . c.
 template <typename Element, int kHeadDim, int kTurns>
 class QueryRows {
  public:
@@ -67,28 +96,22 @@ class QueryRows {
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
       std::uint32_t max_bits = 0;
-      float dot = 0.0F;
 #pragma unroll
       for (int j = 0; j < kVectors; ++j) {
-        float run = 0.0F;  // of eight channels
 #pragma unroll
         for (int p = 0; p < 4; ++p) {
           const float2 pair = Pair(i, j, p);
           max_bits = max(max_bits, max(MagnitudeBits(pair.x), MagnitudeBits(pair.y)));
-          if (wants_lse) {
-            const float2 c = __ldg(reinterpret_cast<const float2*>(
-                                       context.smoothing + share.part * Share::kChannels + j * 8) +
-                                   p);
-            run = __fadd_rn(run, __fmul_rn(pair.x, c.x));
-            run = __fadd_rn(run, __fmul_rn(pair.y, c.y));
-          }
         }
-        dot = j == 0 ? run : __fadd_rn(dot, run);
       }
 #pragma unroll
       for (int lane = 1; lane < Share::kLanesPerRow; lane *= 2) {
         max_bits = max(max_bits, __shfl_xor_sync(0xffffffffU, max_bits, lane));
-        dot = __fadd_rn(dot, __shfl_xor_sync(0xffffffffU, dot, lane));
+      }
+      float dot = 0.0F;
+      if (wants_lse) {
+        dot = SumOfRow(
+            LaneDot<Element>(words_[i], context.smoothing + share.part * Share::kChannels));
       }
       if (share.part == i) {
         row_max_bits = max_bits;

@@ -20,6 +20,20 @@ __device__ __forceinline__ void CopyAsync16OrZeros(std::uint32_t smem, const voi
                : "memory");
 }
 
+// cp.async.ca of 4 or 8 bytes, cp.async.cg of 16: those at `gmem` where they exist, else zeros, and
+// nothing is read.
+template <int kBytes>
+__device__ __forceinline__ void CopyAsyncOrZeros(std::uint32_t smem, const void* gmem,
+                                                 bool exists) {
+  if constexpr (kBytes == 16) {
+    CopyAsync16OrZeros(smem, gmem, exists);
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(smem), "l"(gmem),
+                 "n"(kBytes), "r"(exists ? kBytes : 0)
+                 : "memory");
+  }
+}
+
 // cp.async.ca: copies 4 bytes.
 __device__ __forceinline__ void CopyAsync4(std::uint32_t smem, const void* gmem) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(smem), "l"(gmem) : "memory");

@@ -26,6 +26,13 @@ __device__ __forceinline__ void Arrive(std::uint64_t* barrier) {
                : "memory");
 }
 
+// Arrives once the copies (cp.async) that this thread has begun are there.
+__device__ __forceinline__ void ArriveAfterCopies(std::uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(barrier)))
+               : "memory");
+}
+
 // Arrives, and has the phase wait for so many bytes of copies as well.
 __device__ __forceinline__ void ArriveExpecting(std::uint64_t* barrier, std::uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(

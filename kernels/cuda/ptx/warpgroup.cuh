@@ -15,6 +15,11 @@ __device__ __forceinline__ void TakeRegisters() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
+// Waits for all threads of warpgroup `which` of those that use this, of at most 15.
+__device__ __forceinline__ void SyncWarpgroup(int which) {
+  asm volatile("bar.sync %0, 128;" ::"r"(which + 1) : "memory");
+}
+
 }  // namespace sage::cuda::ptx
 
 #endif  // SAGE_KERNELS_CUDA_PTX_WARPGROUP_CUH_

@@ -8,8 +8,9 @@
 //
 //   producers   warp 0   copies listed blocks of K and V into a ring of stages
 //               warp 1   draws the items, longest first
-//               others   quantise the queries of the next item
-//   consumers   rows 0 to 63 of the tile, and rows 64 to 127: scores, softmax, sums
+//               others   copy the queries of the next item
+//   consumers   rows 0 to 63 of the tile, and rows 64 to 127: quantise the queries; scores,
+//   softmax, sums
 //
 // They meet at barriers only where one hands something to another (storage.cuh), so that the next
 // item begins under the end of the last. What an item computes depends on nothing but its own task,
@@ -24,7 +25,8 @@
 namespace sage::cuda::sm90 {
 
 template <typename Policy>
-__global__ void __launch_bounds__(Policy::kThreads, 1) Attend(const WorkTable table) {
+__global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
+    Attend(const WorkTable table) {
   extern __shared__ __align__(1024) std::uint8_t smem[];
   auto& storage = *reinterpret_cast<SharedStorage<Policy>*>(smem);
   if (threadIdx.x == 0) storage.InitBarriers();
@@ -41,7 +43,7 @@ __global__ void __launch_bounds__(Policy::kThreads, 1) Attend(const WorkTable ta
   __syncthreads();
 
   const int warp = __shfl_sync(0xffffffffU, static_cast<int>(threadIdx.x) / 32, 0);
-  constexpr int kProducerWarps = Policy::kProducers * kWarpgroupThreads / 32;
+  constexpr int kProducerWarps = kWarpgroupThreads / 32;
   if (warp < kProducerWarps) {
     ptx::LeaveRegisters<Policy::kProducerRegisters>();
     if (warp == 0) {
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(Policy::kThreads, 1) Attend(const WorkTable ta
     } else if (warp == 1) {
       Schedule(storage, table);
     } else {
-      LoadQueries(storage, warp - 2);
+      FetchQueries(storage, warp - 2);
     }
   } else {
     ptx::TakeRegisters<Policy::kConsumerRegisters>();

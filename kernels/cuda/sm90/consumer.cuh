@@ -11,13 +11,12 @@
 #include <cstdint>
 
 #include "kernels/cuda/bad_values.cuh"
-#include "kernels/cuda/ptx/ldmatrix.cuh"
+#include "kernels/cuda/ptx/bulk_copy.cuh"
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
+#include "kernels/cuda/sm90/queries.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
 #include "kernels/cuda/softmax.cuh"
-#include "kernels/cuda/store_vector.cuh"
-#include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda::sm90 {
 
@@ -84,30 +83,36 @@ class ConsumerTile {
     for (int i = 0; i < Policy::kSums; ++i) out_[i] = 0.0F;
   }
 
-  // Takes over what the producer has left.
-  __device__ __forceinline__ void LoadQueries() {
-    using Tile = SwizzledTile<Policy::kScoreRowBytes>;
-    const int lane = ptx::ThreadIndex() % 32;
-    const std::uint32_t smem =
-        __cvta_generic_to_shared(storage_.q) + Tile::Offset(first_row_ + lane % 16, lane / 16);
-    if constexpr (!Policy::kShortOfRegisters) {
-#pragma unroll
-      for (int step = 0; step < Policy::kScoreSteps; ++step) {
-        ptx::LoadMatrices(q_[step], Tile::Step(smem, step));
-      }
+  __device__ __forceinline__ void TakeQueries() { queries_.Take(storage_, context_, warpgroup_); }
+
+  // All listed blocks, at least one, from `place` on. Afterwards the sums are whole.
+  __device__ __forceinline__ void AddBlocks(Stage& place) {
+    total_ = static_cast<int>(Uniform(context_.total));
+    full_ = static_cast<int>(Uniform(context_.full));
+    Stage stage = {Uniform(place.index), Uniform(place.parity)};
+    if constexpr (Policy::kInTurn) {
+      AddInTurn(stage);
+    } else {
+      AddAhead(stage);
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      row_unit_[half] = storage_.score_unit[first_row_ + half * 8 + lane / 4];
+    place = stage;
+  }
+  // Divides by the sums and writes the rows, and their lse.
+  __device__ __forceinline__ void Write() {
+    const float inverse[2] = {FinishRow(0), FinishRow(1)};
+    switch (context_.task->output_type) {
+      case ElementType::kFloat16:
+        return WriteAs<__half>(inverse);
+      case ElementType::kBFloat16:
+        return WriteAs<__nv_bfloat16>(inverse);
+      case ElementType::kFloat32:
+        return WriteAs<float>(inverse);
     }
   }
 
-  // All listed blocks, at least one, from `place` on: the scores of each are computed under the
-  // softmax of the one before, and so are the sums. Afterwards the sums are whole.
-  __device__ __forceinline__ void AddBlocks(Stage& place) {
-    Stage stage = {Uniform(place.index), Uniform(place.parity)};
-    total_ = static_cast<int>(Uniform(context_.total));
-    full_ = static_cast<int>(Uniform(context_.full));
+ private:
+  // The scores of each block are computed under the softmax of the one before, and so are the sums.
+  __device__ __forceinline__ void AddAhead(Stage& stage) {
     Scores even;
     Scores odd;
     Probabilities p[Policy::kShortOfRegisters ? 1 : 2];
@@ -134,44 +139,54 @@ class ConsumerTile {
     ptx::WgmmaWait<0>();
     AddProducts();
     Release(Before(stage));
-    place = stage;
   }
 
-  // Divides by the sums and writes the rows, and their lse.
-  __device__ __forceinline__ void Write() {
-    const DeviceTask& task = *context_.task;
-    const int thread = ptx::ThreadIndex() % 4;
-    const std::int64_t channel_index =
-        static_cast<std::int64_t>(context_.head / task.group_size) * Policy::kHeadDim;
+  // Scores, softmax and sums of each block in turn; what overlaps are the warps of an SM.
+  __device__ __forceinline__ void AddInTurn(Stage& stage) {
+    Scores scores;
+    Probabilities p;
+    MultiplyKeys(stage, /*exists=*/true, scores);
+    ptx::WgmmaCommit();
+    LookAhead(stage.index, After(stage));
+    ptx::WgmmaWait<0>();
+    ptx::Settle(scores);
+#pragma unroll 1
+    for (int i = 0; i < total_; ++i) {
+      const std::uint32_t current = stage.index;
+      const float unit[2] = {queries_.unit[0] * k_scale_, queries_.unit[1] * k_scale_};
+      stage.Advance();
+      bool careful = false;
+      if (Policy::kE4m3Values ||
+          __builtin_expect(i >= full_ || huge_ || MaxIsBehind(scores, unit), 0)) {
+        float factor[2];
+        careful = MaskAndRaise(i, current, unit, scores, factor);
+        if constexpr (Policy::kE4m3Values) {
+          decay_[0] = factor[0];
+          decay_[1] = factor[1];
+        } else {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int tile_row = TileRow(half);
-      const float inverse = FinishRow(half);
-      std::uint8_t* const row = task.out.data + context_.head * task.out.head_stride_bytes +
-                                (context_.first_row + tile_row) * task.out.row_stride_bytes;
-      const bool exists = context_.first_row + tile_row < task.q_rows;
-#pragma unroll
-      for (int first = 0; first < Policy::kHeadDim / 8; first += 4) {
-        float x[8];
-        GatherVector(half, first, thread, x);
-        const int vector = first + thread;
-        if (!exists || vector * 8 >= context_.head_dim) continue;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          float value = x[j] * inverse;
-          if constexpr (Policy::kE4m3Values) {
-            const std::int64_t channel = channel_index + vector * 8 + j;
-            value = fmaf(value, __ldg(task.v_scales + channel), __ldg(task.v_means + channel));
-          }
-          // The sums of a row that saw nothing may be no numbers.
-          x[j] = inverse == 0.0F ? 0.0F : value;
+          for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
         }
-        StoreVector(row, vector, task.output_type, x);
       }
+      if (__builtin_expect(careful, 0)) {
+        TakeProbabilities<true>(scores, unit, p, sum_);
+      } else {
+        TakeProbabilities<false>(scores, unit, p, sum_);
+      }
+      MultiplyValues(current, p);
+      ptx::WgmmaCommit();
+      ptx::WgmmaWait<0>();
+      SettleAll(p);
+      AddProducts();
+      Release(current);
+      MultiplyKeys(stage, i + 1 < total_, scores);
+      ptx::WgmmaCommit();
+      LookAhead(stage.index, After(stage));
+      ptx::WgmmaWait<0>();
+      ptx::Settle(scores);
     }
   }
 
- private:
   __device__ __forceinline__ int TileRow(int half) const {
     return first_row_ + half * 8 + ptx::ThreadIndex() % 32 / 4;
   }
@@ -198,25 +213,12 @@ class ConsumerTile {
       const std::uint64_t at =
           descriptor + ptx::DescriptorStep(step / kStepsPerTile * kBlockKeys * kTileRowBytes +
                                            step % kStepsPerTile * 32);
-      const auto& q = Queries(step);
+      const auto& q = queries_.Operand(storage_, warpgroup_, step);
       if (step == 0) {
         ptx::WgmmaScoresFirst(typename Policy::ScoreElement{}, scores, q, at);
       } else {
         ptx::WgmmaScores(typename Policy::ScoreElement{}, scores, q, at);
       }
-    }
-  }
-
-  // The A operand of a step of the scores.
-  __device__ __forceinline__ decltype(auto) Queries(int step) {
-    if constexpr (Policy::kShortOfRegisters) {
-      static_assert(Policy::kScoreRowBytes == 128);
-      const std::uint64_t descriptor = ptx::MatrixDescriptor(
-          __cvta_generic_to_shared(storage_.q), 16, 8 * Policy::kScoreRowBytes, ptx::kSwizzle128);
-      return descriptor +
-             ptx::DescriptorStep(warpgroup_ * kConsumerRows * Policy::kScoreRowBytes + step * 32);
-    } else {
-      return (q_[step]);
     }
   }
 
@@ -271,7 +273,7 @@ class ConsumerTile {
     ptx::WgmmaCommit();
     LookAhead(stage.index, After(stage));
 
-    const float unit[2] = {row_unit_[0] * k_scale, row_unit_[1] * k_scale};
+    const float unit[2] = {queries_.unit[0] * k_scale, queries_.unit[1] * k_scale};
     // The common case: every row sees the whole block, and 16-bit probabilities stay in range with
     // the maximum as it is. Whether they did is looked at when everything else is done.
     const float sums_before[2] = {sum_[0], sum_[1]};
@@ -320,18 +322,37 @@ class ConsumerTile {
   // multiplied by `factor`.
   __device__ __forceinline__ void Raise(int i, std::uint32_t stage, const float (&unit)[2],
                                         Scores& scores, Probabilities& p, float (&factor)[2]) {
-    const bool partial = i >= full_;
-    if (__builtin_expect(partial, 0)) MaskScores(i, stage, scores);
-    RaiseMax(scores, unit, factor);
+    const bool careful = MaskAndRaise(i, stage, unit, scores, factor);
     if constexpr (Policy::kShortOfRegisters) {
       ptx::WgmmaWait<1>();  // the tensor cores have read the last ones
       SettleAll(p);
     }
-    if (__builtin_expect(huge_ || (partial && MaskedMayCount(unit)), 0)) {
+    if (__builtin_expect(careful, 0)) {
       TakeProbabilities<true>(scores, unit, p, sum_);
     } else {
       TakeProbabilities<false>(scores, unit, p, sum_);
     }
+  }
+
+  // Masks the scores of entry i and brings the maxima up to them; `factor` is what sums so far are
+  // to be multiplied by. Whether the probabilities are to be taken with care.
+  __device__ __forceinline__ bool MaskAndRaise(int i, std::uint32_t stage, const float (&unit)[2],
+                                               Scores& scores, float (&factor)[2]) {
+    const bool partial = i >= full_;
+    if (__builtin_expect(partial, 0)) MaskScores(i, stage, scores);
+    RaiseMax(scores, unit, factor);
+    return huge_ || (partial && MaskedMayCount(unit));
+  }
+
+  // Whether some row of the warp has a score far above its maximum.
+  __device__ __forceinline__ bool MaxIsBehind(const Scores& scores, const float (&unit)[2]) const {
+    bool behind = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float lead = fmaf(static_cast<float>(ThreadMax(scores, half)), unit[half], -max_[half]);
+      behind |= !(lead <= Policy::kLeadLimit);
+    }
+    return __any_sync(0xffffffffU, behind);
   }
 
   // The tensor cores have read them.
@@ -375,7 +396,7 @@ class ConsumerTile {
       // A row that has seen nothing yet keeps its zeros: -inf minus -inf is no number.
       factor[half] = next == kNegativeInfinity ? 1.0F : ptx::Exp2(max_[half] - next);
       max_[half] = next;
-      sum_[half] *= factor[half];
+      if constexpr (!Policy::kE4m3Values) sum_[half] *= factor[half];
       largest = fmaxf(largest, fabsf(next));
     }
     huge_ = __any_sync(0xffffffffU, largest > kLargestFoldedMax);
@@ -455,17 +476,21 @@ class ConsumerTile {
           }
         }
       }
-      if (first_bad_key < end) sum_[half] = __uint_as_float(kNaNBits);
+      if (first_bad_key < end) Sum(half) = __uint_as_float(kNaNBits);
     }
+  }
+
+  // The sum of a row: of what this thread has of it, or all of it where the product has it.
+  __device__ __forceinline__ float& Sum(int half) {
+    if constexpr (Policy::kE4m3Values) return out_[Policy::kChannels + 2 * half];
+    return sum_[half];
   }
 
   // What the sums of a row are to be multiplied by: 0 if it saw nothing. Writes its lse.
   __device__ __forceinline__ float FinishRow(int half) {
     const DeviceTask& task = *context_.task;
-    float sum = sum_[half];
-    if constexpr (Policy::kE4m3Values) {
-      sum += out_[Policy::kChannels + 2 * half];
-    } else {
+    float sum = Sum(half);
+    if constexpr (!Policy::kE4m3Values) {
       sum += __shfl_xor_sync(0xffffffffU, sum, 1);
       sum += __shfl_xor_sync(0xffffffffU, sum, 2);
     }
@@ -474,41 +499,84 @@ class ConsumerTile {
     const bool empty = sum == 0.0F || row >= task.rows_valid;
     if (task.lse != nullptr && row < task.q_rows && ptx::ThreadIndex() % 4 == 0) {
       float& lse = task.lse[LseIndex(context_, tile_row)];
-      const float smoothing = Policy::kInt8Scores ? lse : 0.0F;
+      float smoothing = Policy::kInt8Scores ? lse : 0.0F;
+      if (Policy::kInt8Scores && task.q_scales != nullptr) smoothing = GivenSmoothing(row);
       const float log2_sum = max_[half] + log2f(sum) - Policy::kProbabilityShift;
       lse = empty ? kNegativeInfinity : kLn2 * log2_sum + smoothing;
     }
     return empty ? 0.0F : 1.0F / sum;
   }
 
-  // The four threads of a row have two channels of each eight. After this thread t has all of
-  // channels [8 (first + t), + 8): a transpose in two exchanges.
-  __device__ __forceinline__ void GatherVector(int half, int first, int thread, float (&x)[8]) {
-    float2 own[4];
+  // What the lse of a row that came quantised is to have added.
+  __device__ __forceinline__ float GivenSmoothing(std::int64_t row) const {
+    const DeviceTask& task = *context_.task;
+    if (task.q_dots == nullptr) return 0.0F;
+    return task.softmax_scale *
+           __ldg(task.q_dots + context_.head * task.q_scales_head_stride + row);
+  }
+
+  // Rows leave by way of shared memory, in one piece where they are of two bytes an element: what
+  // threads have of a row is four bytes here and there.
+  template <typename Output>
+  __device__ __forceinline__ void WriteAs(const float (&inverse)[2]) {
+    constexpr int kPieceChannels = Policy::kOutRowBytes / static_cast<int>(sizeof(Output));
+    const int lane = ptx::ThreadIndex() % 32;
+    std::uint8_t* const rows = storage_.out[ptx::ThreadIndex() % (kConsumerWarps * 32) / 32];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int index = 4 * (first + j) + 2 * half;
-      own[j] = make_float2(out_[index], out_[index + 1]);
-    }
-    const bool odd = (thread & 1) != 0;
-    const bool high = (thread & 2) != 0;
+    for (int first = 0; first < Policy::kHeadDim; first += kPieceChannels) {
+      ptx::WaitForBulkReads();
+      __syncwarp();
 #pragma unroll
-    for (int j = 0; j < 4; j += 2) Exchange(own[j], own[j + 1], odd, 1);
+      for (int channel = first; channel < first + kPieceChannels; channel += 8) {
+        const int own = channel + lane % 4 * 2;
+        float2 scale = make_float2(1.0F, 1.0F);
+        float2 mean = make_float2(0.0F, 0.0F);
+        if constexpr (Policy::kE4m3Values) LoadValueScales(own, scale, mean);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) Exchange(own[j], own[j + 2], high, 2);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      x[2 * j] = own[j].x;
-      x[2 * j + 1] = own[j].y;
+        for (int half = 0; half < 2; ++half) {
+          float x = out_[channel / 2 + 2 * half] * inverse[half];
+          float y = out_[channel / 2 + 2 * half + 1] * inverse[half];
+          if constexpr (Policy::kE4m3Values) {
+            x = fmaf(x, scale.x, mean.x);
+            y = fmaf(y, scale.y, mean.y);
+          }
+          // The sums of a row that saw nothing may be no numbers.
+          if (inverse[half] == 0.0F) x = y = 0.0F;
+          void* const to = rows + (lane / 4 + 8 * half) * Policy::kOutPitch +
+                           (own - first) * static_cast<int>(sizeof(Output));
+          if constexpr (sizeof(Output) == 4) {
+            *static_cast<float2*>(to) = make_float2(x, y);
+          } else {
+            *static_cast<std::uint32_t*>(to) = ptx::Pack<Output>(x, y);
+          }
+        }
+      }
+      ptx::FenceAsyncProxy();
+      __syncwarp();
+      SendRow(rows, first, kPieceChannels, static_cast<int>(sizeof(Output)));
     }
   }
-  // Between lanes that differ in `lane_bit`: the lower keeps `a` and gets the other's `a` for its
-  // `b`, the upper, which is `second`, keeps `b` and gets the other's `b` for its `a`.
-  static __device__ __forceinline__ void Exchange(float2& a, float2& b, bool second, int lane_bit) {
-    float2 sent = second ? a : b;
-    sent.x = __shfl_xor_sync(0xffffffffU, sent.x, lane_bit);
-    sent.y = __shfl_xor_sync(0xffffffffU, sent.y, lane_bit);
-    (second ? a : b) = sent;
+  // Each lane of the first 16 sends the channels of a row that start at `first`.
+  __device__ __forceinline__ void SendRow(const std::uint8_t* rows, int first, int channels,
+                                          int element_bytes) {
+    const DeviceTask& task = *context_.task;
+    const int lane = ptx::ThreadIndex() % 32;
+    const std::int64_t row = context_.first_row + first_row_ + lane;
+    const int count = min(context_.head_dim - first, channels);
+    if (lane < 16 && row < task.q_rows && count > 0) {
+      ptx::StoreBulk(task.out.data + context_.head * task.out.head_stride_bytes +
+                         row * task.out.row_stride_bytes + first * element_bytes,
+                     rows + lane * Policy::kOutPitch, count * element_bytes);
+    }
+    ptx::CommitBulkStores();
+  }
+  // What e4m3 values of two channels are multiples of, and their means.
+  __device__ __forceinline__ void LoadValueScales(int channel, float2& scale, float2& mean) const {
+    const DeviceTask& task = *context_.task;
+    const std::int64_t at =
+        static_cast<std::int64_t>(context_.head / task.group_size) * Policy::kHeadDim + channel;
+    scale = __ldg(reinterpret_cast<const float2*>(task.v_scales + at));
+    mean = __ldg(reinterpret_cast<const float2*>(task.v_means + at));
   }
 
   SharedStorage<Policy>& storage_;
@@ -519,23 +587,15 @@ class ConsumerTile {
   float k_scale_ = 1.0F;  // of the keys whose scores come next
   int total_;             // of the context, and so is full_
   int full_;
-  bool huge_ = false;  // some row of the warp has a maximum too large for shortcuts, or none yet
-  std::uint32_t q_[Policy::kShortOfRegisters ? 1 : Policy::kScoreSteps][4];
-  float row_unit_[2];
+  bool huge_ = true;  // some row of the warp has a maximum too large for shortcuts, or none yet
+  TileQueries<Policy> queries_;
   float max_[2];
-  float sum_[2];  // of what this thread has of a row; 0 or NaN where the product has the sums
+  float sum_[2];
   float out_[Policy::kSums];
   // Products of one block, and what sums before it are to be multiplied by.
   float part_[Policy::kE4m3Values ? Policy::kSums : 1];
   float decay_[2] = {1.0F, 1.0F};
 };
-
-// This warp is done with the queries.
-template <typename Policy>
-__device__ __forceinline__ void ReleaseQueries(SharedStorage<Policy>& storage) {
-  __syncwarp();
-  if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.query_empty);
-}
 
 // A consumer warpgroup: its rows of every item.
 template <typename Policy>
@@ -546,18 +606,19 @@ __device__ __forceinline__ void Consume(SharedStorage<Policy>& storage, int warp
   for (;; item.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
     const TileContext& context = storage.contexts[item.index];
-    if (context.total == kNoMoreWork) return;
+    if (context.total == kNoMoreWork) break;
     ConsumerTile<Policy> tile(storage, context, warpgroup);
     ptx::Wait(&storage.query_full, query.parity);
     query.Advance();
-    tile.LoadQueries();
-    if constexpr (!Policy::kShortOfRegisters) ReleaseQueries(storage);
+    tile.TakeQueries();
+    __syncwarp();
+    if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.query_empty);
     if (context.total > 0) tile.AddBlocks(stage);
-    if constexpr (Policy::kShortOfRegisters) ReleaseQueries(storage);
     tile.Write();
     __syncwarp();
     if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.context_empty[item.index]);
   }
+  ptx::WaitForBulkReads();
 }
 
 }  // namespace sage::cuda::sm90

@@ -12,11 +12,11 @@ inline constexpr float kE4m3Range = 448.0F;
 template <typename Policy>
 cudaError_t Load(const KernelChoice& choice, Kernel* kernel) {
   constexpr int kSmemBytes = sizeof(SharedStorage<Policy>);
-  static_assert(kSmemBytes <= 227 * 1024);
+  static_assert(kSmemBytes <= 228 * 1024 / Policy::kBlocksPerSm - 1024);
   *kernel = {.function = reinterpret_cast<const void*>(&Attend<Policy>),
              .threads = Policy::kThreads,
              .smem_bytes = kSmemBytes,
-             .grid_limit = choice.num_sms,
+             .grid_limit = choice.num_sms * Policy::kBlocksPerSm,
              .value_range = Policy::kE4m3Values ? kE4m3Range : 0.0F,
              .needs_tensor_maps = !Policy::kInt8Scores || !Policy::kE4m3Values};
   return cudaFuncSetAttribute(kernel->function, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -14,6 +14,8 @@ inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kConsumers = 2;  // warpgroups that compute
 inline constexpr int kConsumerWarps = kConsumers * kWarpgroupThreads / 32;
 inline constexpr int kConsumerRows = kTileRows / kConsumers;
+inline constexpr int kQueryWarps = 2;  // that copy queries
+inline constexpr int kQueryRows = kTileRows / kQueryWarps;
 
 // What probabilities and V are multiplied as.
 enum class Values { kElement, kE4m3 };
@@ -26,21 +28,20 @@ struct KernelPolicy {
   static constexpr bool kE4m3Values = kValues == Values::kE4m3;
   static constexpr int kStages = kStagesT;  // blocks of K and V in shared memory
 
-  // Where the sums take most registers, Q stays in shared memory and there is room for the
-  // probabilities of one block only.
+  // Two thread blocks an SM where their registers suffice for it: four warps a scheduler then hide
+  // each other's latencies, so that a warp does one thing after the other. Else there are two, and
+  // each has its products under way under its softmax.
+  static constexpr bool kInTurn = kInt8Scores && kHeadDim == 64;
+  static constexpr int kBlocksPerSm = kInTurn ? 2 : 1;
+  // Where the sums take most registers, there is room for the probabilities of one block only.
   static constexpr bool kShortOfRegisters = kE4m3Values && kHeadDim == 128;
+  // Q is read from shared memory by every product. Else registers have it.
+  static constexpr bool kSharedQueries = kInTurn || kShortOfRegisters;
 
-  // Warpgroups that feed the consumers. INT8 queries take two warps longer than a sparse item takes
-  // the consumers; a second warpgroup leaves these 216 registers, too few where values are e4m3.
-  static constexpr int kProducers = kInt8Scores && !kE4m3Values ? 2 : 1;
-  static constexpr int kThreads = (kProducers + kConsumers) * kWarpgroupThreads;
-  static constexpr int kQueryWarps = kProducers == 2 ? 6 : 2;
-  // Registers of a thread, of 64 K for all.
-  static constexpr int kConsumerRegisters = kProducers == 1 && kHeadDim == 128 ? 232 : 216;
-  static constexpr int kProducerRegisters =
-      kProducers == 2 ? 256 - kConsumerRegisters : 504 - kConsumers * kConsumerRegisters;
-  // Turns of four rows that a warp quantises at once.
-  static constexpr int kQueryTurns = kProducerRegisters > 40 ? 2 : 1;
+  static constexpr int kThreads = (1 + kConsumers) * kWarpgroupThreads;
+  // Registers of a thread, of 64 K for all thread blocks of an SM.
+  static constexpr int kConsumerRegisters = kInTurn ? 104 : 232;
+  static constexpr int kProducerRegisters = kInTurn ? 32 : 40;
 
   using Score = std::conditional_t<kInt8Scores, int, float>;
   using ScoreElement = std::conditional_t<kInt8Scores, std::int8_t, Element>;
@@ -48,6 +49,11 @@ struct KernelPolicy {
   static constexpr int kScoreSteps = kScoreRowBytes / 32;
   static constexpr int kScores = kBlockKeys / 2;  // of a thread
   static constexpr int kKeyTileBytes = kBlockKeys * kScoreRowBytes;
+
+  // Rows of queries as they come, and of a piece of the output. Their distances keep banks apart.
+  static constexpr int kQueryPitch = kHeadDim * 2 + 16;
+  static constexpr int kOutRowBytes = kInt8Scores ? kHeadDim * 2 : 128;
+  static constexpr int kOutPitch = kOutRowBytes + 16;
 
   // V in shared memory. 16-bit: columns of 64 channels, rows of which are keys. e4m3: rows are
   // channels, the last eight of them ones, so that the product has the sums of p as well.
@@ -62,6 +68,8 @@ struct KernelPolicy {
   // ones are better off with the true maximum: the very largest is then 448, with no rounding
   // error.
   static constexpr float kSumLimit = 4096.0F;
+  // The same for a single probability, as a power of two.
+  static constexpr float kLeadLimit = 8.0F;
   // Probabilities are 2^shift times their value.
   static constexpr float kProbabilityShift = kE4m3Values ? kLog2E4m3Max : 0.0F;
 };

@@ -1,12 +1,11 @@
-// The warps that feed the consumers: a scheduler, one that copies blocks of K and V, and those that
-// quantise queries. Each follows the work items at its own pace.
+// The warps that feed the consumers: a scheduler and one that copies blocks of K and V; those that
+// copy queries are in queries.cuh. Each follows the work items at its own pace.
 #ifndef SAGE_KERNELS_CUDA_SM90_PRODUCER_CUH_
 #define SAGE_KERNELS_CUDA_SM90_PRODUCER_CUH_
 
 #include <cstdint>
 
 #include "kernels/cuda/bad_values.cuh"
-#include "kernels/cuda/queries.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
 
 namespace sage::cuda::sm90 {
@@ -166,119 +165,6 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
     }
     __syncwarp();
     if (lane == 0) ptx::Arrive(&storage.context_empty[item.index]);
-  }
-}
-
-template <typename Policy>
-struct QuerySink {
-  SharedStorage<Policy>& storage;
-  const TileContext& context;
-
-  __device__ __forceinline__ void Store(int row, int part, const std::uint32_t* words) {
-    StoreQueryBytes<Policy::kHeadDim>(storage.q, row, part, words);
-  }
-  // Leaves what the lse of the row is to have added in the end in the place of the lse.
-  __device__ __forceinline__ void StoreScale(int row, float scale, float dot) {
-    const DeviceTask& task = *context.task;
-    storage.score_unit[row] = task.softmax_scale * kLog2E * scale;
-    if (task.lse != nullptr && context.first_row + row < task.q_rows) {
-      task.lse[LseIndex(context, row)] = task.softmax_scale * dot;
-    }
-  }
-};
-
-// What warp `which` of those for queries has of a tile: kRowsAtOnce rows of every kStep.
-template <typename Policy>
-struct RowShare {
-  static constexpr int kRowsAtOnce = 4 * Policy::kQueryTurns;
-  static constexpr int kStep = kRowsAtOnce * Policy::kQueryWarps;
-  static __device__ __forceinline__ int First(int which) { return which * kRowsAtOnce; }
-};
-
-// Has L2 fetch the rows, ahead of their use.
-template <typename Policy>
-__device__ __forceinline__ void PrefetchQueries(const TileContext& context, int which) {
-  constexpr int kLineBytes = 128;
-  using Share = RowShare<Policy>;
-  const DeviceTask& task = *context.task;
-  const int lane = threadIdx.x % 32;
-  const int row_bytes = context.head_dim * (task.q_scales == nullptr ? 2 : 1);
-  constexpr int kTurns = 32 / Share::kRowsAtOnce;
-  for (int row = Share::First(which) + lane / Share::kRowsAtOnce * Share::kStep +
-                 lane % Share::kRowsAtOnce;
-       row < kTileRows; row += kTurns * Share::kStep) {
-    if (context.first_row + row >= task.rows_valid) return;
-    for (int byte = 0; byte < row_bytes; byte += kLineBytes) {
-      ptx::PrefetchL2(context.q + row * task.q.row_stride_bytes + byte);
-    }
-  }
-}
-
-// 16-bit queries as they are.
-template <typename Policy>
-__device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
-                                            const TileContext& context, int which) {
-  using Tile = SwizzledTile<Policy::kScoreRowBytes>;
-  constexpr int kRowsOfWarp = 32 / Tile::kChunks;
-  constexpr int kStep = kRowsOfWarp * Policy::kQueryWarps;
-  const DeviceTask& task = *context.task;
-  const int lane = threadIdx.x % 32;
-  const int chunk = lane % Tile::kChunks;
-#pragma unroll 4
-  for (int row = which * kRowsOfWarp + lane / Tile::kChunks; row < kTileRows; row += kStep) {
-    uint4 words = make_uint4(0, 0, 0, 0);
-    if (context.first_row + row < task.rows_valid && chunk * 8 < context.head_dim) {
-      words =
-          __ldg(reinterpret_cast<const uint4*>(context.q + row * task.q.row_stride_bytes) + chunk);
-    }
-    *reinterpret_cast<uint4*>(storage.q + Tile::Offset(row, chunk)) = words;
-    if (chunk == 0) storage.score_unit[row] = task.softmax_scale * kLog2E;
-  }
-}
-
-// Warp `which` of those for queries: its share of every item.
-template <typename Policy>
-__device__ __forceinline__ void LoadQueries(SharedStorage<Policy>& storage, int which) {
-  using Share = RowShare<Policy>;
-  const int first_row = Share::First(which);
-  RingPlace<kContexts> item;
-  RingPlace<1> query;
-  for (;; item.Advance()) {
-    ptx::Wait(&storage.context_full[item.index], item.parity);
-    const TileContext& context = storage.contexts[item.index];
-    if (context.total == kNoMoreWork) return;
-    PrefetchQueries<Policy>(context, which);
-    if constexpr (Policy::kInt8Scores) {
-      QuerySink<Policy> sink{storage, context};
-      if (context.task->q_scales == nullptr) {
-        // The next rows are on their way while some are quantised.
-        QueryRows<typename Policy::Element, Policy::kHeadDim, Policy::kQueryTurns> next;
-        next.Load(context, first_row);
-        ptx::Wait(&storage.query_empty, query.parity ^ 1);
-#pragma unroll 1
-        for (int row = first_row; row < kTileRows; row += Share::kStep) {
-          const auto rows = next;
-          if (row + Share::kStep < kTileRows) next.Load(context, row + Share::kStep);
-          rows.Quantize(context, row, sink);
-        }
-      } else {
-        ptx::Wait(&storage.query_empty, query.parity ^ 1);
-#pragma unroll 1
-        for (int row = first_row; row < kTileRows; row += Share::kStep) {
-          TakeGivenQueries<Policy::kHeadDim, Policy::kQueryTurns>(context, row, sink);
-        }
-      }
-    } else {
-      ptx::Wait(&storage.query_empty, query.parity ^ 1);
-      CopyQueries(storage, context, which);
-    }
-    query.Advance();
-    if constexpr (Policy::kShortOfRegisters) ptx::FenceAsyncProxy();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      ptx::Arrive(&storage.query_full);
-      ptx::Arrive(&storage.context_empty[item.index]);
-    }
   }
 }
 

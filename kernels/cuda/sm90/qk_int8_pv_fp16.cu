@@ -5,8 +5,8 @@ namespace sage::cuda::sm90 {
 namespace {
 
 template <typename Element, int kHeadDim>
-using Policy =
-    KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kElement, /*stages=*/8>;
+using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kElement,
+                            /*stages=*/(kHeadDim == 64 ? 5 : 6)>;
 
 }  // namespace
 

@@ -6,7 +6,7 @@ namespace sage::cuda::sm90 {
 namespace {
 
 template <typename Element, int kHeadDim>
-using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kE4m3, /*stages=*/8>;
+using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kE4m3, /*stages=*/7>;
 
 }  // namespace
 

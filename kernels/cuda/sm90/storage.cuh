@@ -25,6 +25,10 @@ struct RingPlace {
   std::uint32_t parity = 0;
 
   __device__ __forceinline__ void Advance() {
+    if constexpr (kCount == 1) {
+      parity ^= 1;
+      return;
+    }
     const bool wraps = index == kCount - 1;
     parity ^= wraps ? 1 : 0;
     index = wraps ? 0 : index + 1;
@@ -39,17 +43,21 @@ struct SharedStorage {
 
   alignas(1024) std::uint8_t k[Policy::kStages][Policy::kKeyTileBytes];
   alignas(1024) std::uint8_t v[Policy::kStages][Policy::kValueTileBytes];
-  alignas(1024) std::uint8_t q[kTileRows * Policy::kScoreRowBytes];
-  float score_unit[kTileRows];  // log2 units of a raw score, but for the scale of K
+  // Operands of the scores, where they come from here.
+  alignas(1024) std::uint8_t q[Policy::kSharedQueries ? kTileRows * Policy::kScoreRowBytes : 16];
+  alignas(
+      16) std::uint8_t q_rows[kTileRows * Policy::kQueryPitch];  // of the next item, as they are
+  float q_scales[Policy::kInt8Scores ? kTileRows : 1];           // of rows that came quantised
+  alignas(16) std::uint8_t out[kConsumerWarps][16 * Policy::kOutPitch];
   float k_scale[Policy::kStages];
   // Keys of a partial block whose row of V is not finite, a bit each.
   std::uint32_t bad_keys[Policy::kStages][2];
   TileContext contexts[kContexts];
 
-  std::uint64_t context_full[kContexts];   // the scheduler has written it
-  std::uint64_t context_empty[kContexts];  // all others are done with it
-  std::uint64_t query_full;
-  std::uint64_t query_empty;
+  std::uint64_t context_full[kContexts];       // the scheduler has written it
+  std::uint64_t context_empty[kContexts];      // all others are done with it
+  std::uint64_t query_full;                    // q_rows and q_scales are there
+  std::uint64_t query_empty;                   // every consumer warp has read them
   std::uint64_t stage_full[Policy::kStages];   // K, V, k_scale and bad_keys are there
   std::uint64_t stage_empty[Policy::kStages];  // every consumer warp has read them
   std::uint64_t landed[kMostPartial];          // a partial block is there for the producer itself
@@ -58,9 +66,9 @@ struct SharedStorage {
   __device__ __forceinline__ void InitBarriers() {
     for (int i = 0; i < kContexts; ++i) {
       ptx::InitBarrier(&context_full[i], 1);
-      ptx::InitBarrier(&context_empty[i], 1 + Policy::kQueryWarps + kConsumerWarps);
+      ptx::InitBarrier(&context_empty[i], 1 + kQueryWarps + kConsumerWarps);
     }
-    ptx::InitBarrier(&query_full, Policy::kQueryWarps);
+    ptx::InitBarrier(&query_full, kQueryWarps * 32);
     ptx::InitBarrier(&query_empty, kConsumerWarps);
     for (int i = 0; i < Policy::kStages; ++i) {
       ptx::InitBarrier(&stage_full[i], 1);
