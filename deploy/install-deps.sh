@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that the project needs to be built, run and tested.
+# Installs the packages of Debian 12, or Ubuntu 24.04, that the project needs to be built, run and tested.
 #
-#   deploy/install-deps.sh            to build and run
-#   deploy/install-deps.sh --tests    and to run tests/run.sh
+#   deploy/install-deps.sh               to build and run
+#   deploy/install-deps.sh --tests       and to run tests/run.sh
+#   deploy/install-deps.sh --packages    and to make Debian packages
 #
 # Packages that are there already are left alone; where none is missing, nothing is fetched.
 set -euo pipefail
@@ -18,6 +19,7 @@ test_packages=(
   libbenchmark-dev libgmock-dev libgtest-dev openssl
   python3 python3-grpcio python3-numpy python3-protobuf python3-pytest python3-venv
 )
+package_packages=(ccache dpkg-dev file)
 
 say() { printf 'install-deps: %s\n' "$*" >&2; }
 
@@ -25,8 +27,9 @@ packages=("${build_packages[@]}")
 case "${1-}" in
   '') ;;
   --tests) packages+=("${test_packages[@]}") ;;
+  --packages) packages+=("${package_packages[@]}") ;;
   *)
-    say "unknown argument '$1'; usage: deploy/install-deps.sh [--tests]"
+    say "unknown argument '$1'; usage: deploy/install-deps.sh [--tests|--packages]"
     exit 2
     ;;
 esac
