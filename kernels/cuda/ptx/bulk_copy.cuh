@@ -1,5 +1,5 @@
-// Asynchronous copies between global and shared memory by the copy engine (TMA, sm_90), and the
-// fences that go with them. Copies into shared memory report their bytes to a barrier.
+// Asynchronous copies from global into shared memory by the copy engine (TMA, sm_90), and the
+// fences that go with them. Copies report their bytes to a barrier.
 #ifndef SAGE_KERNELS_CUDA_PTX_BULK_COPY_CUH_
 #define SAGE_KERNELS_CUDA_PTX_BULK_COPY_CUH_
 
@@ -19,21 +19,6 @@ __device__ __forceinline__ void CopyBulk(void* smem, const void* gmem, std::uint
       : "memory");
 }
 
-// From shared to global memory: under way from CommitBulkStores() on, which closes a group of a
-// thread's own. `bytes` is a multiple of 16, and so are both addresses.
-__device__ __forceinline__ void StoreBulk(void* gmem, const void* smem, std::uint32_t bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(gmem),
-               "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(smem))), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void CommitBulkStores() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-// Until the shared memory of this thread's stores has been read.
-__device__ __forceinline__ void WaitForBulkReads() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
 // The box of a three-dimensional tensor at (x, y, z), zeros where it reaches past the tensor.
 __device__ __forceinline__ void CopyBox(void* smem, const CUtensorMap* map, std::int32_t x,
                                         std::int32_t y, std::int32_t z, std::uint64_t* barrier) {
@@ -44,11 +29,6 @@ __device__ __forceinline__ void CopyBox(void* smem, const CUtensorMap* map, std:
       "l"(map), "r"(x), "r"(y), "r"(z),
       "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(barrier)))
       : "memory");
-}
-
-// Has L2 fetch the line at `gmem`.
-__device__ __forceinline__ void PrefetchL2(const void* gmem) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(gmem));
 }
 
 // Before a tensor map in global memory that an earlier kernel has written is used.

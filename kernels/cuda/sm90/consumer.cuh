@@ -11,7 +11,6 @@
 #include <cstdint>
 
 #include "kernels/cuda/bad_values.cuh"
-#include "kernels/cuda/ptx/bulk_copy.cuh"
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
 #include "kernels/cuda/sm90/queries.cuh"
@@ -280,7 +279,7 @@ class ConsumerTile {
     float factor[2];
     bool taken = false;
     if constexpr (Policy::kE4m3Values || kFirst) {
-      Raise(i, current.index, unit, scores, p, factor);
+      Raise<kFirst>(i, current.index, unit, scores, p, factor);
     } else if (__builtin_expect(i < full_ && !huge_, 1)) {
       taken = TakeBelowLimit(scores, unit, p);
     }
@@ -288,8 +287,10 @@ class ConsumerTile {
     ptx::WgmmaWait<0>();
     ptx::Settle(next);
     if constexpr (!kFirst) {
-      if constexpr (!Policy::kShortOfRegisters) SettleAll(last);
-      AddProducts();
+      if constexpr (!Policy::kShortOfRegisters) {
+        SettleAll(last);
+        AddProducts();
+      }
       Release(Before(current));
     }
     if constexpr (Policy::kE4m3Values) {
@@ -299,7 +300,7 @@ class ConsumerTile {
       if (__builtin_expect(!taken, 0)) {
         sum_[0] = sums_before[0];
         sum_[1] = sums_before[1];
-        Raise(i, current.index, unit, scores, p, factor);
+        Raise<kFirst>(i, current.index, unit, scores, p, factor);
 #pragma unroll
         for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
       }
@@ -320,12 +321,15 @@ class ConsumerTile {
 
   // Turns the scores of entry i into probabilities by their own maxima; sums before it are to be
   // multiplied by `factor`.
+  template <bool kFirst>
   __device__ __forceinline__ void Raise(int i, std::uint32_t stage, const float (&unit)[2],
                                         Scores& scores, Probabilities& p, float (&factor)[2]) {
     const bool careful = MaskAndRaise(i, stage, unit, scores, factor);
     if constexpr (Policy::kShortOfRegisters) {
-      ptx::WgmmaWait<1>();  // the tensor cores have read the last ones
+      // The last products are there; they are added under the exponentials.
+      ptx::WgmmaWait<1>();
       SettleAll(p);
+      if constexpr (!kFirst) AddProducts();
     }
     if (__builtin_expect(careful, 0)) {
       TakeProbabilities<true>(scores, unit, p, sum_);
@@ -386,13 +390,25 @@ class ConsumerTile {
   // Brings the maxima up to these scores; `factor` is what sums so far are to be multiplied by.
   __device__ __forceinline__ void RaiseMax(const Scores& scores, const float (&unit)[2],
                                            float (&factor)[2]) {
-    float largest = 0.0F;
+    float block_max[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const typename Policy::Score raw = ThreadMax(scores, half);
-      float block_max = __fmul_rn(static_cast<float>(raw), unit[half]);
-      if (raw == MaskedScore<typename Policy::Score>::kValue) block_max = kNegativeInfinity;
-      const float next = fmaxf(max_[half], RowMax(block_max));
+      block_max[half] = __fmul_rn(static_cast<float>(raw), unit[half]);
+      if (raw == MaskedScore<typename Policy::Score>::kValue) block_max[half] = kNegativeInfinity;
+    }
+    // Both at once: exchanges take a while.
+#pragma unroll
+    for (int lane = 1; lane < 4; lane *= 2) {
+      const float others[2] = {__shfl_xor_sync(0xffffffffU, block_max[0], lane),
+                               __shfl_xor_sync(0xffffffffU, block_max[1], lane)};
+      block_max[0] = fmaxf(block_max[0], others[0]);
+      block_max[1] = fmaxf(block_max[1], others[1]);
+    }
+    float largest = 0.0F;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float next = fmaxf(max_[half], block_max[half]);
       // A row that has seen nothing yet keeps its zeros: -inf minus -inf is no number.
       factor[half] = next == kNegativeInfinity ? 1.0F : ptx::Exp2(max_[half] - next);
       max_[half] = next;
@@ -524,8 +540,6 @@ class ConsumerTile {
     std::uint8_t* const rows = storage_.out[ptx::ThreadIndex() % (kConsumerWarps * 32) / 32];
 #pragma unroll
     for (int first = 0; first < Policy::kHeadDim; first += kPieceChannels) {
-      ptx::WaitForBulkReads();
-      __syncwarp();
 #pragma unroll
       for (int channel = first; channel < first + kPieceChannels; channel += 8) {
         const int own = channel + lane % 4 * 2;
@@ -551,24 +565,29 @@ class ConsumerTile {
           }
         }
       }
-      ptx::FenceAsyncProxy();
       __syncwarp();
-      SendRow(rows, first, kPieceChannels, static_cast<int>(sizeof(Output)));
+      SendPiece(rows, first, kPieceChannels, static_cast<int>(sizeof(Output)));
+      __syncwarp();
     }
   }
-  // Each lane of the first 16 sends the channels of a row that start at `first`.
-  __device__ __forceinline__ void SendRow(const std::uint8_t* rows, int first, int channels,
-                                          int element_bytes) {
+  // Stores the channels of the warp's rows that start at `first`.
+  __device__ __forceinline__ void SendPiece(const std::uint8_t* rows, int first, int channels,
+                                            int element_bytes) {
+    constexpr int kVectors = Policy::kOutRowBytes / 16;
     const DeviceTask& task = *context_.task;
-    const int lane = ptx::ThreadIndex() % 32;
-    const std::int64_t row = context_.first_row + first_row_ + lane;
-    const int count = min(context_.head_dim - first, channels);
-    if (lane < 16 && row < task.q_rows && count > 0) {
-      ptx::StoreBulk(task.out.data + context_.head * task.out.head_stride_bytes +
-                         row * task.out.row_stride_bytes + first * element_bytes,
-                     rows + lane * Policy::kOutPitch, count * element_bytes);
+    const int vector = ptx::ThreadIndex() % 32 % kVectors;
+    const int bytes = min(context_.head_dim - first, channels) * element_bytes;
+    const std::int64_t rows_left = task.q_rows - context_.first_row - first_row_;
+    std::uint8_t* const out = task.out.data + context_.head * task.out.head_stride_bytes +
+                              (context_.first_row + first_row_) * task.out.row_stride_bytes +
+                              first * element_bytes + vector * 16;
+#pragma unroll
+    for (int row = ptx::ThreadIndex() % 32 / kVectors; row < 16; row += 32 / kVectors) {
+      if (row < rows_left && vector * 16 < bytes) {
+        *reinterpret_cast<uint4*>(out + row * task.out.row_stride_bytes) =
+            *reinterpret_cast<const uint4*>(rows + row * Policy::kOutPitch + vector * 16);
+      }
     }
-    ptx::CommitBulkStores();
   }
   // What e4m3 values of two channels are multiples of, and their means.
   __device__ __forceinline__ void LoadValueScales(int channel, float2& scale, float2& mean) const {
@@ -606,7 +625,7 @@ __device__ __forceinline__ void Consume(SharedStorage<Policy>& storage, int warp
   for (;; item.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
     const TileContext& context = storage.contexts[item.index];
-    if (context.total == kNoMoreWork) break;
+    if (context.total == kNoMoreWork) return;
     ConsumerTile<Policy> tile(storage, context, warpgroup);
     ptx::Wait(&storage.query_full, query.parity);
     query.Advance();
@@ -618,7 +637,6 @@ __device__ __forceinline__ void Consume(SharedStorage<Policy>& storage, int warp
     __syncwarp();
     if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.context_empty[item.index]);
   }
-  ptx::WaitForBulkReads();
 }
 
 }  // namespace sage::cuda::sm90

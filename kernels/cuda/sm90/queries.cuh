@@ -78,13 +78,15 @@ class TileQueries {
     const int first_row = warpgroup * kConsumerRows + ptx::ThreadIndex() % 128 / 32 * 16;
     std::uint32_t operands[Policy::kScoreSteps][4];
     if constexpr (Policy::kInt8Scores) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = first_row + lane / 4 + 8 * half;
-        const float scale = task.q_scales == nullptr ? QuantizeRow(storage, row, half, operands)
-                                                     : TakeGivenRow(storage, row, half, operands);
-        unit[half] = task.softmax_scale * kLog2E * scale;
+      const int row = first_row + lane / 4;
+      float scales[2];
+      if (task.q_scales == nullptr) {
+        QuantizeRows(storage, row, operands, scales);
+      } else {
+        TakeGivenRows(storage, row, operands, scales);
       }
+      unit[0] = task.softmax_scale * kLog2E * scales[0];
+      unit[1] = task.softmax_scale * kLog2E * scales[1];
       if (task.lse != nullptr && task.q_scales == nullptr) {
         LeaveDots(storage, context, first_row);
       }
@@ -127,43 +129,64 @@ class TileQueries {
  private:
   using Operands = std::uint32_t[Policy::kScoreSteps][4];
 
-  // By spec `sage1`, a scale a row. Returns the scale.
-  static __device__ __forceinline__ float QuantizeRow(const SharedStorage<Policy>& storage, int row,
-                                                      int half, Operands& operands) {
+  // Rows `row` and `row` + 8 by spec `sage1`, a scale a row. Both at once: exchanges and divisions
+  // take a while.
+  static __device__ __forceinline__ void QuantizeRows(const SharedStorage<Policy>& storage, int row,
+                                                      Operands& operands, float (&scales)[2]) {
     using Element = typename Policy::Element;
     constexpr std::uint32_t kMagnitudes = 0x7fff7fffU;
+    constexpr int kWords = 2 * Policy::kScoreSteps;
     const std::uint8_t* const own =
         storage.q_rows + row * Policy::kQueryPitch + ptx::ThreadIndex() % 4 * 8;
-    uint2 words[2 * Policy::kScoreSteps];
-    std::uint32_t largest = 0;  // of either half
+    uint2 words[2][kWords];
+    std::uint32_t max_bits[2];
 #pragma unroll
-    for (int i = 0; i < 2 * Policy::kScoreSteps; ++i) {
-      words[i] = *reinterpret_cast<const uint2*>(own + i * 32);
-      largest = __vmaxu2(largest, __vmaxu2(words[i].x & kMagnitudes, words[i].y & kMagnitudes));
-    }
-    const float2 pair = Widen<Element>(largest);
-    std::uint32_t max_bits = max(MagnitudeBits(pair.x), MagnitudeBits(pair.y));
-    max_bits = max(max_bits, __shfl_xor_sync(0xffffffffU, max_bits, 1));
-    max_bits = max(max_bits, __shfl_xor_sync(0xffffffffU, max_bits, 2));
-    const GroupScale group = MakeGroupScale(max_bits);
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t largest = 0;  // of either half of a word
 #pragma unroll
-    for (int i = 0; i < 2 * Policy::kScoreSteps; ++i) {
-      const float2 low = Widen<Element>(words[i].x);
-      const float2 high = Widen<Element>(words[i].y);
-      operands[i / 2][i % 2 * 2 + half] = QuantizeWord(low.x, low.y, high.x, high.y, group.factor);
+      for (int i = 0; i < kWords; ++i) {
+        uint2& word = words[half][i];
+        word = *reinterpret_cast<const uint2*>(own + half * 8 * Policy::kQueryPitch + i * 32);
+        largest = __vmaxu2(largest, __vmaxu2(word.x & kMagnitudes, word.y & kMagnitudes));
+      }
+      const float2 pair = Widen<Element>(largest);
+      max_bits[half] = max(MagnitudeBits(pair.x), MagnitudeBits(pair.y));
     }
-    return group.scale;
+#pragma unroll
+    for (int lane = 1; lane < 4; lane *= 2) {
+      const std::uint32_t others[2] = {__shfl_xor_sync(0xffffffffU, max_bits[0], lane),
+                                       __shfl_xor_sync(0xffffffffU, max_bits[1], lane)};
+      max_bits[0] = max(max_bits[0], others[0]);
+      max_bits[1] = max(max_bits[1], others[1]);
+    }
+    const GroupScale groups[2] = {MakeGroupScale(max_bits[0]), MakeGroupScale(max_bits[1])};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      scales[half] = groups[half].scale;
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        const float2 low = Widen<Element>(words[half][i].x);
+        const float2 high = Widen<Element>(words[half][i].y);
+        operands[i / 2][i % 2 * 2 + half] =
+            QuantizeWord(low.x, low.y, high.x, high.y, groups[half].factor);
+      }
+    }
   }
 
-  static __device__ __forceinline__ float TakeGivenRow(const SharedStorage<Policy>& storage,
-                                                       int row, int half, Operands& operands) {
-    const std::uint8_t* const own =
-        storage.q_rows + row * Policy::kQueryPitch + ptx::ThreadIndex() % 4 * 4;
+  // The same of rows that came quantised.
+  static __device__ __forceinline__ void TakeGivenRows(const SharedStorage<Policy>& storage,
+                                                       int row, Operands& operands,
+                                                       float (&scales)[2]) {
 #pragma unroll
-    for (int i = 0; i < 2 * Policy::kScoreSteps; ++i) {
-      operands[i / 2][i % 2 * 2 + half] = *reinterpret_cast<const std::uint32_t*>(own + i * 16);
+    for (int half = 0; half < 2; ++half) {
+      const std::uint8_t* const own =
+          storage.q_rows + (row + half * 8) * Policy::kQueryPitch + ptx::ThreadIndex() % 4 * 4;
+#pragma unroll
+      for (int i = 0; i < 2 * Policy::kScoreSteps; ++i) {
+        operands[i / 2][i % 2 * 2 + half] = *reinterpret_cast<const std::uint32_t*>(own + i * 16);
+      }
+      scales[half] = storage.q_scales[row + half * 8];
     }
-    return storage.q_scales[row];
   }
 
   // Leaves what the lse of a row is to have added in the end in the place of the lse.
