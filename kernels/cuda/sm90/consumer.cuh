@@ -13,6 +13,7 @@
 #include "kernels/cuda/bad_values.cuh"
 #include "kernels/cuda/ptx/math.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
+#include "kernels/cuda/sm90/output.cuh"
 #include "kernels/cuda/sm90/queries.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
 #include "kernels/cuda/softmax.cuh"
@@ -98,15 +99,9 @@ class ConsumerTile {
   }
   // Divides by the sums and writes the rows, and their lse.
   __device__ __forceinline__ void Write() {
+    const OutputRows<Policy> rows(storage_, context_, first_row_);
     const float inverse[2] = {FinishRow(0), FinishRow(1)};
-    switch (context_.task->output_type) {
-      case ElementType::kFloat16:
-        return WriteAs<__half>(inverse);
-      case ElementType::kBFloat16:
-        return WriteAs<__nv_bfloat16>(inverse);
-      case ElementType::kFloat32:
-        return WriteAs<float>(inverse);
-    }
+    rows.Write(out_, inverse);
   }
 
  private:
@@ -529,73 +524,6 @@ class ConsumerTile {
     if (task.q_dots == nullptr) return 0.0F;
     return task.softmax_scale *
            __ldg(task.q_dots + context_.head * task.q_scales_head_stride + row);
-  }
-
-  // Rows leave by way of shared memory, in one piece where they are of two bytes an element: what
-  // threads have of a row is four bytes here and there.
-  template <typename Output>
-  __device__ __forceinline__ void WriteAs(const float (&inverse)[2]) {
-    constexpr int kPieceChannels = Policy::kOutRowBytes / static_cast<int>(sizeof(Output));
-    const int lane = ptx::ThreadIndex() % 32;
-    std::uint8_t* const rows = storage_.out[ptx::ThreadIndex() % (kConsumerWarps * 32) / 32];
-#pragma unroll
-    for (int first = 0; first < Policy::kHeadDim; first += kPieceChannels) {
-#pragma unroll
-      for (int channel = first; channel < first + kPieceChannels; channel += 8) {
-        const int own = channel + lane % 4 * 2;
-        float2 scale = make_float2(1.0F, 1.0F);
-        float2 mean = make_float2(0.0F, 0.0F);
-        if constexpr (Policy::kE4m3Values) LoadValueScales(own, scale, mean);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float x = out_[channel / 2 + 2 * half] * inverse[half];
-          float y = out_[channel / 2 + 2 * half + 1] * inverse[half];
-          if constexpr (Policy::kE4m3Values) {
-            x = fmaf(x, scale.x, mean.x);
-            y = fmaf(y, scale.y, mean.y);
-          }
-          // The sums of a row that saw nothing may be no numbers.
-          if (inverse[half] == 0.0F) x = y = 0.0F;
-          void* const to = rows + (lane / 4 + 8 * half) * Policy::kOutPitch +
-                           (own - first) * static_cast<int>(sizeof(Output));
-          if constexpr (sizeof(Output) == 4) {
-            *static_cast<float2*>(to) = make_float2(x, y);
-          } else {
-            *static_cast<std::uint32_t*>(to) = ptx::Pack<Output>(x, y);
-          }
-        }
-      }
-      __syncwarp();
-      SendPiece(rows, first, kPieceChannels, static_cast<int>(sizeof(Output)));
-      __syncwarp();
-    }
-  }
-  // Stores the channels of the warp's rows that start at `first`.
-  __device__ __forceinline__ void SendPiece(const std::uint8_t* rows, int first, int channels,
-                                            int element_bytes) {
-    constexpr int kVectors = Policy::kOutRowBytes / 16;
-    const DeviceTask& task = *context_.task;
-    const int vector = ptx::ThreadIndex() % 32 % kVectors;
-    const int bytes = min(context_.head_dim - first, channels) * element_bytes;
-    const std::int64_t rows_left = task.q_rows - context_.first_row - first_row_;
-    std::uint8_t* const out = task.out.data + context_.head * task.out.head_stride_bytes +
-                              (context_.first_row + first_row_) * task.out.row_stride_bytes +
-                              first * element_bytes + vector * 16;
-#pragma unroll
-    for (int row = ptx::ThreadIndex() % 32 / kVectors; row < 16; row += 32 / kVectors) {
-      if (row < rows_left && vector * 16 < bytes) {
-        *reinterpret_cast<uint4*>(out + row * task.out.row_stride_bytes) =
-            *reinterpret_cast<const uint4*>(rows + row * Policy::kOutPitch + vector * 16);
-      }
-    }
-  }
-  // What e4m3 values of two channels are multiples of, and their means.
-  __device__ __forceinline__ void LoadValueScales(int channel, float2& scale, float2& mean) const {
-    const DeviceTask& task = *context_.task;
-    const std::int64_t at =
-        static_cast<std::int64_t>(context_.head / task.group_size) * Policy::kHeadDim + channel;
-    scale = __ldg(reinterpret_cast<const float2*>(task.v_scales + at));
-    mean = __ldg(reinterpret_cast<const float2*>(task.v_means + at));
   }
 
   SharedStorage<Policy>& storage_;
