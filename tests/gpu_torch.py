@@ -5,8 +5,9 @@
 
 SERVER is the sage-server program. Needs torch, numpy, grpcio, protobuf and the package, as its
 wheel or on PYTHONPATH (see client/python/README.md). Every answer to torch tensors is also
-compared, bit for bit, with the answer to the same numbers as numpy arrays. Ends with one line: N
-passed, N failed. Exit status 1 if anything failed, 77 where there is no GPU for the tensors.
+compared, bit for bit, with those to the same numbers as numpy arrays and as resident tensors. Ends
+with one line: N passed, N failed. Exit status 1 if anything failed, 77 where there is no GPU for
+the tensors.
 """
 
 from __future__ import annotations
@@ -122,6 +123,14 @@ def check(
         output_dtype="float32" if bf16 else None,
     ).out
     same = torch.equal(torch.from_numpy(arrays).to(device).to(dtype), out)
+    # And with nothing on its way but the trailer.
+    with client.put(operands[1], operands[2], layout, precisions=[precision]) as kept:
+        kept_out = kept.put_output(operands[0].shape, dtype=str(dtype)[6:])
+        queries, blocks = kept.put_q(operands[0]), kept.put_mask(mask, operands[0].shape)
+        kept.attend(queries, blocks, is_causal, out=kept_out, precision=precision)
+        resident = kept_out.get()
+        same = same and resident.device == q.device and torch.equal(resident, out)
+        queries.release(), blocks.release(), kept_out.release()
     hnd = out if layout == "HND" else out.transpose(1, 2)
     sampled = sample(rows).to(device)
     error = relative_l2(hnd[:, :, sampled], reference(q, k, v, mask, is_causal, sampled))
@@ -130,7 +139,7 @@ def check(
         limit = max(limit, BF16_LIMIT)
     as_q = out.device == q.device and out.dtype == q.dtype and out.shape == operands[0].shape
     passed = error <= limit and same and as_q
-    complaints = ("" if same else "differs from numpy ") + ("" if as_q else "not as q ")
+    complaints = ("" if same else "differs from numpy or resident ") + ("" if as_q else "not as q ")
     print(
         f"{'pass' if passed else 'FAIL'}  {shape!s:38} {str(dtype)[6:]:9} {layout} "
         f"{'causal' if is_causal else '      '} {precision:16} L2 {error:.5f} of {limit} "
