@@ -56,7 +56,12 @@ sage_print(zsh/_sagectl sagectl completion zsh)
 install(DIRECTORY ${folder}/man/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT client)
 install(FILES ${folder}/bash/sagectl DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
         COMPONENT client)
-install(FILES ${folder}/zsh/_sagectl DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions COMPONENT client)
+# Where zsh looks: packages' in one folder, all others' in another.
+set(zsh_functions site-functions)
+if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+  set(zsh_functions vendor-completions)
+endif()
+install(FILES ${folder}/zsh/_sagectl DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/${zsh_functions} COMPONENT client)
 
 # C++ library
 set(libraries client attention config crc32c enums frame proto)

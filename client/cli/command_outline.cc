@@ -32,7 +32,7 @@ bool IsChoice(const CLI::Option& option) {
 // Cases of the shell function for `app` and all below it. `path` is how they are called, without
 // the program's name.
 void AppendCases(const CLI::App& app, const std::string& path, std::string* choices,
-                 std::string* words) {
+                 std::string* lists) {
   std::vector<std::string> list;
   for (const CLI::App* command : Subcommands(app)) list.push_back(command->get_name());
   for (const CLI::Option* option : app.get_options()) {
@@ -49,10 +49,10 @@ void AppendCases(const CLI::App& app, const std::string& path, std::string* choi
       }
     }
   }
-  absl::StrAppend(words, "    '", path, "') words='", absl::StrJoin(list, " "), "' ;;\n");
+  absl::StrAppend(lists, "    '", path, "') list='", absl::StrJoin(list, " "), "' ;;\n");
   for (const CLI::App* command : Subcommands(app)) {
     AppendCases(*command, absl::StrCat(path, path.empty() ? "" : " ", command->get_name()), choices,
-                words);
+                lists);
   }
 }
 
@@ -61,6 +61,26 @@ void AppendNames(const CLI::App& app, std::vector<std::string>* names) {
     names->push_back(command->get_name());
     AppendNames(*command, names);
   }
+}
+
+// Shell code, for bash and zsh alike, that finds the command which `words_before`, an expansion of
+// the words before the current one, name; the words that may come next, `list`; and, after an
+// option that takes one of a few, its `values`.
+std::string CompletionOutline(const CLI::App& root, const std::string& words_before) {
+  std::string choices;
+  std::string lists;
+  AppendCases(root, "", &choices, &lists);
+  std::vector<std::string> names;
+  AppendNames(root, &names);
+  return absl::StrCat("  local command='' values='' list='' word\n  for word in \"${", words_before,
+                      "}\"; do\n    case $word in\n    ", absl::StrJoin(names, "|"),
+                      R"() command="${command:+$command }$word" ;;
+    *) break ;;
+    esac
+  done
+  case "$command $previous" in
+)",
+                      choices, "  esac\n  case $command in\n", lists, "  esac\n");
 }
 
 // Text of a line of a manual page: backslashes and hyphens as they are, no request by accident.
@@ -85,34 +105,15 @@ void AppendOption(const CLI::Option& option, std::string* page) {
 }  // namespace
 
 std::string BashCompletion(const CLI::App& root) {
-  std::string choices;
-  std::string words;
-  AppendCases(root, "", &choices, &words);
-  std::vector<std::string> names;
-  AppendNames(root, &names);
+  const std::string outline = CompletionOutline(root, "COMP_WORDS[@]:1:COMP_CWORD-1");
   return absl::StrCat(R"(# bash completion of sagectl: source <(sagectl completion bash)
 _sagectl() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
-  local command='' values='' words='' word
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case $word in
-    )",
-                      absl::StrJoin(names, "|"), R"() command="${command:+$command }$word" ;;
-    *) break ;;
-    esac
-  done
-  case "$command $previous" in
 )",
-                      choices, R"(  esac
-  if [[ -n $values ]]; then
+                      outline, R"(  if [[ -n $values ]]; then
     COMPREPLY=($(compgen -W "$values" -- "$current"))
-    return
-  fi
-  case $command in
-)",
-                      words, R"(  esac
-  if [[ $current == -* || -z $command || $previous == "${command##* }" ]]; then
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
+  elif [[ $current == -* || -z $command || $previous == "${command##* }" ]]; then
+    COMPREPLY=($(compgen -W "$list" -- "$current"))
   else
     COMPREPLY=()
   fi
@@ -122,9 +123,27 @@ complete -o default -F _sagectl sagectl
 }
 
 std::string ZshCompletion(const CLI::App& root) {
-  return absl::StrCat("# zsh completion of sagectl: source <(sagectl completion zsh)\n",
-                      "autoload -Uz +X compinit bashcompinit && compinit && bashcompinit\n",
-                      BashCompletion(root));
+  const std::string outline = CompletionOutline(root, "(@)words[2,CURRENT-1]");
+  return absl::StrCat(R"(#compdef sagectl
+# zsh completion of sagectl: as the file _sagectl in a folder of $fpath, or source <(sagectl completion zsh)
+_sagectl() {
+  local current=$words[CURRENT] previous=$words[CURRENT-1]
+)",
+                      outline, R"(  if [[ -n $values ]]; then
+    compadd -- ${=values}
+  elif [[ $current == -* || -z $command || $previous == "${command##* }" ]]; then
+    compadd -- ${=list}
+  else
+    _files
+  fi
+}
+if [[ $funcstack[1] == _sagectl ]]; then # loaded from $fpath by the first completion
+  _sagectl "$@"
+else
+  (($+functions[compdef])) || { autoload -Uz compinit && compinit; }
+  compdef _sagectl sagectl
+fi
+)");
 }
 
 std::string ManPage(const CLI::App& command, const std::string& path) {

@@ -12,7 +12,7 @@ namespace sage::cli {
 // A script for bash, to be sourced: completes subcommands, options, values that are one of a few
 // words, and file names elsewhere.
 std::string BashCompletion(const CLI::App& root);
-// The same for zsh.
+// The same for zsh, to be sourced, or to be found in $fpath as _sagectl.
 std::string ZshCompletion(const CLI::App& root);
 
 // A manual page of section 1, in the man macros. `path` names the command: "sagectl bench".

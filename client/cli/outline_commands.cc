@@ -41,7 +41,8 @@ void AddCompletionCommand(CLI::App* app, int* /*exit_code*/) {
       ->type_name("bash|zsh")
       ->check(CLI::IsMember({"bash", "zsh"}).description(""));
   command->footer(
-      "Put one of these into the shell's startup file:\n"
+      "An installed sagectl has its completions already. Otherwise put one of these into the\n"
+      "shell's startup file:\n"
       "  source <(sagectl completion bash)\n"
       "  source <(sagectl completion zsh)");
   command->callback([app, shell] {
