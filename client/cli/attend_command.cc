@@ -138,8 +138,10 @@ void AddAttendCommand(CLI::App* app, int* exit_code) {
   command
       ->add_option("--out", options->out,
                    "Where the output goes, .npy or .safetensors; bf16 needs .safetensors")
+      ->type_name("FILE")
       ->required();
-  command->add_option("--lse", options->lse, "Also return log-sum-exp, float32 [B,Hq,Sq], here");
+  command->add_option("--lse", options->lse, "Also return log-sum-exp, float32 [B,Hq,Sq], here")
+      ->type_name("FILE");
   command->add_option("--request-id", options->request_id, "Name of the request in server logs");
   command
       ->add_option("--priority", options->priority,

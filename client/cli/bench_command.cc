@@ -176,6 +176,7 @@ void AddGridOptions(CLI::App* command, BenchOptions* options) {
   command
       ->add_option("--pattern", grid->patterns,
                    std::string("Mask by formula, repeatable: ") + kMaskPatternForms)
+      ->type_name("PATTERN")
       ->allow_extra_args(false)  // one value a use
       ->group(group);
   AddPrecisionOption(command, &grid->precisions);
@@ -217,10 +218,14 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
                     "head, all where that is quick");
   AddReportOption(command, "--json", &options->json);
   AddReportOption(command, "--csv", &options->csv);
-  command->add_option("--plot", options->plot_folder,
-                      "Folder for SVG figures: TOPS against sequence length, and stages");
-  command->add_option("--compare", options->baseline,
-                      "Show changes against this file, written by --json before");
+  command
+      ->add_option("--plot", options->plot_folder,
+                   "Folder for SVG figures: TOPS against sequence length, and stages")
+      ->type_name("FOLDER");
+  command
+      ->add_option("--compare", options->baseline,
+                   "Show changes against this file, written by --json before")
+      ->type_name("FILE");
   command->footer(
       "Figures are medians; +- is half the distance between the quartiles. call is from call to\n"
       "completion at the client, kernel the server's attention kernels; TOPS count skipped blocks "

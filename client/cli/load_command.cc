@@ -336,11 +336,13 @@ void AddRequestOptions(CLI::App* command, LoadOptions* options) {
   command
       ->add_option("--pattern", generated->pattern,
                    std::string("Mask by formula: ") + kMaskPatternForms)
+      ->type_name("PATTERN")
       ->excludes(sparsity)
       ->group(group);
   AddPrecisionOption(command, &generated->precision);
   command->get_option("--precision")->group(group);
-  command->add_flag("--causal", generated->is_causal, "Causal")->group(group);
+  command->add_flag("--causal", generated->is_causal, "Query i sees keys j <= i only")
+      ->group(group);
   command
       ->add_flag("--resident", generated->resident_kv,
                  "K and V stay at the server, put once for each connection before the first step")
@@ -354,7 +356,7 @@ void AddRequestOptions(CLI::App* command, LoadOptions* options) {
       "TOML file of several kinds of requests: [[shape]] tables of weight, name, batch, heads, "
       "kv_heads, seqlen (or seqlen_q, seqlen_k), head_dim, sparsity or pattern, precision, causal, "
       "resident, dtype, layout");
-  mix->group(group);
+  mix->type_name("FILE")->group(group);
   for (const char* name :
        {"--batch", "--heads", "--kv-heads", "--seqlen", "--head-dim", "--sparsity", "--pattern",
         "--precision", "--causal", "--resident", "--dtype", "--layout"}) {
@@ -393,10 +395,12 @@ void AddScheduleOptions(CLI::App* command, LoadOptions* options) {
                    "Find the highest rate at which this holds: p99=50ms; several, comma-separated, "
                    "must all hold. Failed requests count as too slow. Begins at --rate, or at what "
                    "one request at a time reaches")
+      ->type_name("GOAL")
       ->delimiter(',')
       ->excludes(concurrency)
       ->group(group);
   command->add_option("--duration", options->duration, "Of each step: 30s, 500ms, 2m [10s]")
+      ->type_name("TIME")
       ->group(group);
   command
       ->add_option("--count", options->count,
@@ -407,6 +411,7 @@ void AddScheduleOptions(CLI::App* command, LoadOptions* options) {
       ->add_option("--ramp", options->ramp,
                    "Before each step the load grows this long from that of the step before; not "
                    "part of the figures [0s]")
+      ->type_name("TIME")
       ->group(group);
   command
       ->add_option("--max-in-flight", options->max_in_flight,

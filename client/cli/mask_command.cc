@@ -191,16 +191,19 @@ void AddMake(CLI::App* mask, int* exit_code) {
   command
       ->add_option("--pattern", options->pattern,
                    absl::StrCat("random  causal  full  ", kMaskPatternForms))
+      ->type_name("PATTERN")
       ->required();
-  command->add_option("--density", options->density, "Share of blocks, for random [0.5]")
+  command->add_option("--density", options->density, "Share of blocks to compute, for random [0.5]")
       ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--seed", options->seed, "For random [0]");
+  command->add_option("--seed", options->seed, "Of a random mask [0]");
   command->add_option("--batch", options->batch, "Batch entries [1]");
   command->add_option("--heads", options->heads, "Query heads [1]");
   command->add_option("--seqlen", options->seqlen, "Sq and Sk, in tokens");
   command->add_option("--seqlen-q", options->seqlen_q, "Sq, in tokens");
   command->add_option("--seqlen-k", options->seqlen_k, "Sk, in tokens");
-  command->add_option("--out", options->out, ".npy or .safetensors")->required();
+  command->add_option("--out", options->out, "Where it goes, .npy or .safetensors")
+      ->type_name("FILE")
+      ->required();
   command->footer(
       "Examples:\n"
       "  sagectl mask make --pattern random --density 0.3 --heads 8 --seqlen 4096 --out m.npy\n"
@@ -212,8 +215,12 @@ void AddConvert(CLI::App* mask, int* exit_code) {
   auto options = std::make_shared<ConvertOptions>();
   CLI::App* command = mask->add_subcommand(
       "convert", "Rewrite a mask of 2 to 4 dimensions, bool or uint8, as bool of 4");
-  command->add_option("from,--from", options->from, ".npy or .safetensors")->required();
-  command->add_option("--out", options->out, ".npy or .safetensors")->required();
+  command->add_option("from,--from", options->from, "The mask, .npy or .safetensors")
+      ->type_name("FILE")
+      ->required();
+  command->add_option("--out", options->out, "Where it goes, .npy or .safetensors")
+      ->type_name("FILE")
+      ->required();
   command->footer("Example: sagectl mask convert m.npy --out m.safetensors");
   command->callback([options, exit_code] { *exit_code = RunConvert(*options); });
 }
@@ -221,12 +228,14 @@ void AddConvert(CLI::App* mask, int* exit_code) {
 void AddShow(CLI::App* mask, int* exit_code) {
   auto options = std::make_shared<ShowOptions>();
   CLI::App* command = mask->add_subcommand("show", "Draw a mask in the terminal, or as PNG or SVG");
-  command->add_option("from,--from", options->from, ".npy or .safetensors")->required();
+  command->add_option("from,--from", options->from, "The mask, .npy or .safetensors")
+      ->type_name("FILE")
+      ->required();
   command->add_option("--batch", options->batch, "Batch entry to draw [0]")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--head", options->head, "Head to draw [0]")->check(CLI::NonNegativeNumber);
-  command->add_option("--png", options->png, "Write a PNG here instead");
-  command->add_option("--svg", options->svg, "Write an SVG here instead");
+  command->add_option("--png", options->png, "Write a PNG here instead")->type_name("FILE");
+  command->add_option("--svg", options->svg, "Write an SVG here instead")->type_name("FILE");
   command->footer("Example: sagectl mask show m.npy --head 3 --png m.png");
   command->callback([options, exit_code] { *exit_code = RunShow(*options); });
 }
@@ -236,6 +245,9 @@ void AddShow(CLI::App* mask, int* exit_code) {
 void AddMaskCommand(CLI::App* app, int* exit_code) {
   CLI::App* command = app->add_subcommand("mask", "Make, convert and show block masks");
   command->require_subcommand(1);
+  command->footer(
+      "A mask says for each block of 128 queries by 64 keys whether it is computed (1) or skipped\n"
+      "(0). 'sagectl mask COMMAND --help' shows a command's options and examples.");
   AddMake(command, exit_code);
   AddConvert(command, exit_code);
   AddShow(command, exit_code);

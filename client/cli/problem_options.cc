@@ -35,28 +35,32 @@ void AddProblemOptions(CLI::App* command, ProblemOptions* options) {
   auto* q = command->add_option("--q", options->q, "Queries [B,Hq,Sq,D], .npy or .safetensors");
   auto* k = command->add_option("--k", options->k, "Keys [B,Hkv,Sk,D]");
   auto* v = command->add_option("--v", options->v, "Values [B,Hkv,Sk,D]");
+  for (CLI::Option* tensor : {q, k, v}) tensor->type_name("FILE");
   q->needs(k)->needs(v);
   k->needs(q)->needs(v);
   v->needs(q)->needs(k);
   command
       ->add_option("--in", options->in,
                    "One .safetensors file with tensors q, k, v and, if it has one, mask")
+      ->type_name("FILE")
       ->excludes(q)
       ->excludes(k)
       ->excludes(v);
   auto* mask = command->add_option(
       "--mask", options->mask,
       "Block mask, bool or uint8 [B|1,Hq|1,ceil(Sq/128),ceil(Sk/64)], 1 computes a block");
+  mask->type_name("FILE");
   command
       ->add_option("--pattern", options->pattern,
                    std::string("Mask by formula: ") + kMaskPatternForms)
+      ->type_name("PATTERN")
       ->excludes(mask);
   command->add_flag("--causal", options->is_causal,
                     "Query i sees keys j <= i + Sk - Sq only, also within blocks");
   AddLayoutOption(command, &options->layout);
   TakeNames(command->add_option(
                 "--dtype", options->dtype,
-                "fp16 or bf16: of generated inputs, and what float32 files are sent as [fp16]"),
+                "What float32 files are sent as, and generated inputs are: fp16 or bf16 [fp16]"),
             {DType::kFloat16, DType::kBFloat16});
   TakeNames(command->add_option("--output-dtype", options->output_dtype,
                                 "fp16, bf16 or fp32 [that of the inputs]"),

@@ -12,7 +12,7 @@ namespace sage::cli {
 namespace {
 
 void AddTimeout(CLI::App* command, double* seconds) {
-  command->add_option("--timeout", *seconds, "Seconds to wait for an answer")
+  command->add_option("--timeout", *seconds, "Seconds to wait for an answer [no limit]")
       ->check(CLI::PositiveNumber);
 }
 
@@ -21,18 +21,23 @@ void AddCredentials(CLI::App* command, CredentialFiles* files) {
   command
       ->add_option("--ca", files->ca,
                    "TLS: whose certificates the server may show, a PEM file, or 'system'")
+      ->type_name("FILE")
       ->envname("SAGE_CA")
       ->group(group);
   command->add_option("--cert", files->certificate, "The client's own certificate, a PEM file")
+      ->type_name("FILE")
       ->envname("SAGE_CERT")
       ->group(group);
   command->add_option("--key", files->key, "Its private key, a PEM file")
+      ->type_name("FILE")
       ->envname("SAGE_KEY")
       ->group(group);
   command
-      ->add_option("--token-file", files->token,
-                   "File of the token that calls carry, which other users cannot read; or set "
-                   "$SAGE_TOKEN")
+      ->add_option(
+          "--token-file", files->token,
+          "Holds the token that calls carry; other users must not be able to read it. Or set "
+          "$SAGE_TOKEN")
+      ->type_name("FILE")
       ->envname("SAGE_TOKEN_FILE")
       ->group(group);
 }
@@ -63,6 +68,7 @@ void AddServerOptions(CLI::App* command, ServerOptions* options) {
       ->add_option("--server", options->server,
                    "HOST:PORT, unix:/PATH of a socket, or a name of the configuration file "
                    "[127.0.0.1:50051]")
+      ->type_name("ADDRESS")
       ->envname("SAGE_SERVER");
   command
       ->add_option("--connections", options->connections,
@@ -80,6 +86,7 @@ void AddServersOptions(CLI::App* command, ServersOptions* options) {
           "HOST:PORT, unix:/PATH of a socket, or a name of the configuration file; several, "
           "comma-separated, take turns [127.0.0.1:50051]")
       ->delimiter(',')
+      ->type_name("ADDRESS")
       ->envname("SAGE_SERVER");
   command
       ->add_option("--connections", options->connections,
