@@ -192,6 +192,7 @@ absl::StatusOr<v1::ServerInfo> Client::GetInfo(absl::Duration timeout) {
 }
 
 absl::StatusOr<v1::Statistics> Client::GetStatistics(absl::Duration timeout) {
+  if (absl::Status one = internal::CheckOneServer(options_.target); !one.ok()) return one;
   const auto stub = v1::Server::NewStub(channels_.front());
   return CallServer<v1::Statistics>(options_.target, absl::Now() + TimeoutOr(timeout),
                                     [&](grpc::ClientContext* context, v1::Statistics* response) {

@@ -41,8 +41,11 @@ struct TlsOptions {
 };
 
 struct ClientOptions {
-  std::string target = "127.0.0.1:50051";  // host:port, or unix:/path of a socket
-  std::optional<TlsOptions> tls = {};      // absent: nothing is encrypted
+  // host:port, or unix:/path of a socket. Or several servers: all those behind a name,
+  // dns:///name:port, or in a list, ipv4:10.0.0.5:50051,10.0.0.6:50051. Calls take turns over those
+  // whose health is good; stripes of one request may go to different ones.
+  std::string target = "127.0.0.1:50051";
+  std::optional<TlsOptions> tls = {};  // absent: nothing is encrypted
   // Sent with every call; or a file that holds it, which other users may not read and which is
   // read again when it changes. Both empty: none. Without TLS it is sent within this machine only.
   std::string token = {};
@@ -118,6 +121,7 @@ class Client {
   // them for as long as the socket has bytes to write, at most about 40 s where the peer is gone.
   AttendCall AttendAsync(AttendRequest request, AttendCallback done);
 
+  // Of one of the servers, where the target is several; GetStatistics is FAILED_PRECONDITION then.
   absl::StatusOr<v1::ServerInfo> GetInfo(absl::Duration timeout = absl::ZeroDuration());
   absl::StatusOr<v1::Statistics> GetStatistics(absl::Duration timeout = absl::ZeroDuration());
 

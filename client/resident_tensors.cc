@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "client/internal/channels.h"
 #include "client/internal/tensor_home.h"
 #include "client/internal/wire_header.h"
 #include "client/remote_tensor.h"
@@ -95,6 +96,7 @@ absl::StatusOr<RemoteTensor> Client::PutOutput(const AttentionProblem& problem,
 
 absl::StatusOr<RemoteTensor> Client::Keep(std::shared_ptr<internal::TensorState> state,
                                           const PutOptions& options) {
+  if (absl::Status one = internal::CheckOneServer(options_.target); !one.ok()) return one;
   SetOptions(options, &state->spec);
   state->idempotency_key = NewKey();
   if (absl::Status status = home_->Put(state, absl::Now() + options.timeout); !status.ok()) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proves how the server behaves in operation, on the CPU backend: overload, deadlines, cancellation, rolling
-# restarts, fairness between tenants. Prints each figure beside its goal.
+# restarts, of three servers behind one name too, fairness between tenants. Prints each figure beside its goal.
 #
 #   tests/operation.sh [BIN [SECONDS]]   BIN: where operation_bench and sage-server are, build/release/bin by
 #                                        default; SECONDS of each proof, 20 by default
@@ -17,4 +17,5 @@ status=0
 for proof in deadline overload cancel restart fairness; do
   "$bin/operation_bench" "$proof" "$seconds" || status=1
 done
+"$root/tests/rolling_restart.sh" "$bin" "$seconds" || [[ $? == 77 ]] || status=1
 exit "$status"

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/internal/token_source.h"
 #include "config/address.h"
@@ -21,6 +22,13 @@ constexpr int kMaxReceiveMessageBytes = 8 << 20;
 constexpr int kKeepaliveTimeMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr unsigned int kReloadSeconds = 1;
+
+// Calls take turns over the servers behind a name. One that drains, or has lost its device, says so
+// by its health and gets no more of them; one that is back is found again soon.
+constexpr char kTakeTurns[] =
+    R"({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})";
+constexpr int kInitialBackoffMs = 200;
+constexpr int kMaxBackoffMs = 5'000;
 
 absl::Status CheckReadable(const char* option, const std::string& path) {
   errno = 0;
@@ -82,6 +90,17 @@ class TokenInterceptorFactory final : public grpc::experimental::ClientIntercept
 
 }  // namespace
 
+absl::Status CheckOneServer(const std::string& target) {
+  if (!absl::StartsWith(target, "dns:") && !absl::StartsWith(target, "ipv4:") &&
+      !absl::StartsWith(target, "ipv6:")) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("target: ", target,
+                   " is several servers; tensors and statistics are of one, connect to its "
+                   "host:port"));
+}
+
 absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> OpenChannels(
     const ClientOptions& options) {
   grpc::ChannelArguments arguments;
@@ -91,6 +110,12 @@ absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> OpenChannels(
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // a retry would have to keep all data sent so far
   // Its own connection, not one shared with other clients of the process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  if (!CheckOneServer(options.target).ok()) {
+    arguments.SetServiceConfigJSON(kTakeTurns);
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kInitialBackoffMs);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kInitialBackoffMs);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxBackoffMs);
+  }
 
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (options.tls.has_value()) {

@@ -2,10 +2,13 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "client/client.h"
 #include "gtest/gtest.h"
 #include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
@@ -147,6 +150,38 @@ TEST_F(Draining, ServesOnDuringItsDelay) {
   EXPECT_TRUE(AttendsRightly(*stub_, sample_));
   drain.join();
   EXPECT_TRUE(peaceful);
+}
+
+TEST_F(Draining, IsNothingThatAClientOfSeveralServersNotices) {
+  server::ServerOptions options = TestServerOptions();
+  options.drain_delay = std::chrono::seconds(1);
+  Start(options);
+  const auto other = server::Server::Start(TestServerOptions(), TestBackends());
+  ASSERT_TRUE(other.ok()) << other.status();
+  const auto client =
+      Client::Connect({.target = absl::StrCat("ipv4:", target(), ",127.0.0.1:", (*other)->port())});
+  ASSERT_TRUE(client.ok()) << client.status();
+  const auto asked = [&client] {
+    const auto info = (*client)->GetInfo(absl::Seconds(20));
+    EXPECT_TRUE(info.ok()) << info.status();
+    return info.ok() ? info->server_id() : "";
+  };
+  for (std::set<std::string> answered; answered.size() < 2 && !HasFailure();) {
+    answered.insert(asked());
+  }
+
+  std::atomic<bool> drained = false;
+  std::thread drain([&] { drained = server().Drain(); });
+  while (!drained && !HasFailure()) asked();
+  drain.join();
+  const std::string left = asked();
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(asked(), left);
+
+  const AttentionProblem problem = SmallProblem();
+  const auto tensor = (*client)->Put(TensorRole::kK, problem, sample_.data.k.data());
+  EXPECT_EQ(tensor.status().code(), absl::StatusCode::kFailedPrecondition) << tensor.status();
+  EXPECT_EQ((*client)->GetStatistics().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE((*other)->Drain());
 }
 
 TEST_F(Draining, OfAnIdleServerIsQuick) {
