@@ -7,9 +7,11 @@ namespace sage::server {
 absl::StatusOr<Tenant*> Callers::TenantOf(const grpc::ServerContextBase& call) const {
   const absl::StatusOr<std::string> name = authenticator_.TenantOf(call, otherwise_);
   if (!name.ok()) {
-    spdlog::warn("event=caller_refused peer={} code={} message=\"{}\"", call.peer(),
-                 absl::StatusCodeToString(name.status().code()),
-                 std::string(name.status().message()));
+    if (const auto left_out = log_limiter_->Take(); left_out.has_value()) {
+      spdlog::warn("event=caller_refused peer={} code={} left_out={} message=\"{}\"", call.peer(),
+                   absl::StatusCodeToString(name.status().code()), *left_out,
+                   std::string(name.status().message()));
+    }
     return name.status();
   }
   return &tenants_.Of(*name);
