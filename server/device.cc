@@ -1,6 +1,7 @@
 #include "server/device.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace sage::server {
 
@@ -19,6 +20,16 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Create(std::unique_ptr<Backend> 
 }
 
 Device& LeastLoaded(const std::vector<Device*>& devices) {
+  // Asked once each: queues move meanwhile.
+  std::vector<std::tuple<double, std::uint64_t, Device*>> loads;
+  loads.reserve(devices.size());
+  for (Device* device : devices) {
+    loads.emplace_back(device->engine().queued_seconds(), device->memory().reserved(), device);
+  }
+  return *std::get<Device*>(*std::min_element(loads.begin(), loads.end()));
+}
+
+Device& Emptiest(const std::vector<Device*>& devices) {
   return **std::min_element(devices.begin(), devices.end(), [](Device* a, Device* b) {
     return a->memory().reserved() < b->memory().reserved();
   });

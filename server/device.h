@@ -43,8 +43,10 @@ class Device {
   std::unique_ptr<Engine> engine_;
 };
 
-// The one with the least memory reserved, of at least one.
+// Of at least one device: the one that will be done with its queue first, by estimate, for what is
+// computed soon; of equals, and for what stays, the one with the least memory reserved.
 Device& LeastLoaded(const std::vector<Device*>& devices);
+Device& Emptiest(const std::vector<Device*>& devices);
 
 }  // namespace sage::server
 

@@ -28,8 +28,8 @@ TensorStore::~TensorStore() {
 absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::string& tenant,
                                                                      const PutSpec& spec) {
   ResidentTensor::Holdings holdings;
-  Placements::Group group = placements_.Join(tenant, spec.tensor.placement_group,
-                                             [this] { return &LeastLoaded(devices_); });
+  Placements::Group group =
+      placements_.Join(tenant, spec.tensor.placement_group, [this] { return &Emptiest(devices_); });
   Device& device = **group;
   holdings.placement = std::move(group);
 

@@ -16,6 +16,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "server/attend_job.h"
+#include "server/errors.h"
 #include "tests/support/faulty_backend.h"
 #include "tests/support/job_driver.h"
 
@@ -306,6 +307,18 @@ TEST_F(AdmissionTime, RefusesMoreThanTheQueueTakes) {
               ::testing::MatchesRegex(
                   "server.queue_ms: the request would wait for [0-9]+, the limit is 3000"));
   EXPECT_TRUE(HasRetryDelay(full));
+}
+
+TEST_F(AdmissionTime, TheLeastLoadedDeviceIsTheOneWithTheShortestQueue) {
+  const std::unique_ptr<Device> idle =
+      *Device::Create(*CreateCpuBackend({.num_threads = 1}), 256 << 20, {});
+  const auto much = Take(idle->memory(), idle->memory().limit(), "test");
+  ASSERT_TRUE(much.ok());
+  EXPECT_EQ(&LeastLoaded({device_.get(), idle.get()}), idle.get());
+  EXPECT_EQ(&Emptiest({device_.get(), idle.get()}), device_.get());
+  const std::unique_ptr<Device> empty =
+      *Device::Create(*CreateCpuBackend({.num_threads = 1}), 256 << 20, {});
+  EXPECT_EQ(&LeastLoaded({device_.get(), idle.get(), empty.get()}), empty.get());
 }
 
 TEST_F(EngineTest, QueryRangesShareTheKeysOfTheirCarrier) {
