@@ -184,6 +184,13 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
       ->group("Network");
   app.add_option("--max-connections", o.max_connections, "Connections at a time; more are closed")
       ->group("Network");
+  add_milliseconds("--max-connection-age-ms", o.max_connection_age,
+                   "Then ask a client to connect anew, maybe to another server")
+      ->group("Network");
+  add_milliseconds(
+      "--max-connection-grace-ms", o.max_connection_grace,
+      "How long its requests may still take on the old one; 0: as --default-deadline-ms")
+      ->group("Network");
   add_milliseconds("--stall-timeout-ms", o.stall_timeout,
                    "End a stream whose client neither reads nor writes for so long")
       ->group("Network");

@@ -24,6 +24,8 @@ class GrpcFront {
   struct Options {
     std::shared_ptr<grpc::ServerCredentials> credentials;  // of the connections
     bool reflection = false;
+    std::chrono::milliseconds max_connection_age{};
+    std::chrono::milliseconds max_connection_grace{};
     ServerService::Options about;
   };
 

@@ -1,6 +1,8 @@
 #include "server/options.h"
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -68,8 +70,9 @@ absl::Status CheckOptions(const ServerOptions& options) {
     const char* flag;
     std::int64_t got, least, most;
   };
+  constexpr std::int64_t kLongestAge = std::numeric_limits<int>::max();  // as gRPC takes it
   constexpr std::int64_t kManyBytes = std::int64_t{1} << 50;
-  const std::array<Range, 13> ranges = {{
+  const std::array<Range, 14> ranges = {{
       {"threads", options.threads, 0, 4096},
       {"streams", options.streams, 0, 64},
       {"unit", static_cast<std::int64_t>(options.unit_bytes), 1, kManyBytes},
@@ -78,6 +81,7 @@ absl::Status CheckOptions(const ServerOptions& options) {
       {"tensor-max-lease-ms", options.tensor_max_lease.count(), 1, 31536000000},
       {"max-requests", static_cast<std::int64_t>(options.max_requests), 1, 1 << 20},
       {"max-connections", static_cast<std::int64_t>(options.max_connections), 1, 1 << 20},
+      {"max-connection-age-ms", options.max_connection_age.count(), 1, kLongestAge},
       {"max-queue-ms", options.max_queue.count(), 1, 86400000},
       {"default-deadline-ms", options.default_deadline.count(), 1, 31536000000},
       {"stall-timeout-ms", options.stall_timeout.count(), 1, 86400000},
@@ -89,6 +93,12 @@ absl::Status CheckOptions(const ServerOptions& options) {
       return Refuse(range.flag, absl::StrCat(range.got),
                     absl::StrCat(range.least, " to ", range.most));
     }
+  }
+  const std::int64_t grace = options.max_connection_grace.count();
+  const std::int64_t least = std::min(options.default_deadline.count(), kLongestAge);
+  if (grace != 0 && (grace < least || grace > kLongestAge)) {
+    return Refuse("max-connection-grace-ms", absl::StrCat(grace),
+                  absl::StrCat("0, or default-deadline-ms, ", least, ", to ", kLongestAge));
   }
   return absl::OkStatus();
 }

@@ -62,6 +62,11 @@ struct ServerOptions {
   std::chrono::milliseconds tensor_max_lease{3600000};
   std::uint64_t max_requests = 256;
   std::uint64_t max_connections = 1024;
+  // So old, a connection takes no more requests and its client makes a new one, which balancers may
+  // lead to another server. Requests that it has may go on for the grace, which is no shorter than
+  // default_deadline; 0: just that.
+  std::chrono::milliseconds max_connection_age{1800000};
+  std::chrono::milliseconds max_connection_grace{0};
 
   // A request that would wait longer than this for the device, by estimate, is refused.
   std::chrono::milliseconds max_queue{30000};

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -48,9 +49,13 @@ std::uint64_t MachineMemoryBytes() {
          static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-// The options with the size of host memory chosen where it is 0.
+// The options with what is 0 chosen: the size of host memory, the grace of connections.
 ServerOptions Resolve(ServerOptions options) {
   if (options.host_memory_bytes == 0) options.host_memory_bytes = MachineMemoryBytes() / 8;
+  if (options.max_connection_grace.count() == 0) {
+    options.max_connection_grace = std::min<std::chrono::milliseconds>(
+        options.default_deadline, std::chrono::milliseconds(std::numeric_limits<int>::max()));
+  }
   return options;
 }
 
@@ -375,6 +380,8 @@ absl::Status Server::Parts::OpenFronts() {
         Callers(*authenticator, tenants, user.has_value() ? TenantOfUser(*user) : tcp_tenant),
         {.credentials = user.has_value() ? grpc::InsecureServerCredentials() : tcp_credentials,
          .reflection = options.reflection,
+         .max_connection_age = options.max_connection_age,
+         .max_connection_grace = options.max_connection_grace,
          .about = {
              .info = Info(), .statistics = [this] { return Statistics(); }, .admins = admins}});
   });
