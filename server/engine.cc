@@ -208,6 +208,7 @@ void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {
     lane.seconds = cost_model_.Seconds(lane.device_work);
   }
   launches_.fetch_add(1, std::memory_order_relaxed);
+  options_.launched(lane.works.size());
   lane.issue_status = Issue(lane);
   // Even after a failure: earlier work of this launch may still be using its memory.
   const absl::Status then = lane.stream->Then([this, &lane](absl::Status status) {

@@ -12,7 +12,9 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -40,6 +42,8 @@ struct EngineOptions {
   // A unit that copies more than this, in and out, has a launch to itself: its copies are to
   // overlap with the kernels of others, which is worth more than what a launch costs.
   std::uint64_t launch_copy_bytes = 512 << 10;
+  // Told of each launch, with its units, on the engine's thread.
+  std::function<void(std::size_t)> launched = [](std::size_t /*units*/) {};
 };
 
 // Thread-safe. Destruction fails what is queued with UNAVAILABLE and waits for what runs.

@@ -90,7 +90,12 @@ Metrics::Metrics()
                            .Help("Effective operations over kernel time, per request, in 1e12/s.")
                            .Register(*registry_)
                            .Add({}, Histogram::BucketBoundaries{0.01, 0.1, 0.5, 1, 5, 10, 50, 100,
-                                                                200, 400, 800, 1600, 3200, 6400})) {
+                                                                200, 400, 800, 1600, 3200, 6400})),
+      batch_size_(&BuildHistogram()
+                       .Name("sage_batch_size")
+                       .Help("Units of requests in a launch.")
+                       .Register(*registry_)
+                       .Add({}, Histogram::BucketBoundaries{1, 2, 4, 8, 16, 32, 64})) {
   for (std::size_t i = 0; i < kStages.size(); ++i) {
     stages_[i] = &BuildHistogram()
                       .Name(absl::StrCat("sage_", kStages[i], "_seconds"))

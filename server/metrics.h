@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -54,6 +55,8 @@ class Metrics {
   Metrics();
 
   void Record(const RequestOutcome& outcome);
+  // A launch of so many units on a device.
+  void RecordLaunch(std::size_t units) { batch_size_->Observe(static_cast<double>(units)); }
   void AddPayload(std::uint64_t bytes_in, std::uint64_t bytes_out, std::uint64_t bytes_copied);
 
   std::uint64_t requests_ok() const { return Count(*requests_ok_); }
@@ -96,6 +99,7 @@ class Metrics {
   std::array<prometheus::Histogram*, 8> stages_;
   prometheus::Histogram* block_density_;
   prometheus::Histogram* effective_tops_;
+  prometheus::Histogram* batch_size_;
   std::vector<std::shared_ptr<prometheus::Collectable>> gauges_;
   std::unique_ptr<MetricsEndpoint> endpoint_;
 };

@@ -28,6 +28,7 @@
 #include "server/connection_acceptor.h"
 #include "server/device_watch.h"
 #include "server/fronts.h"
+#include "server/gpu_telemetry.h"
 #include "server/random_id.h"
 #include "server/tenant_name.h"
 #include "server/tls_credentials.h"
@@ -83,8 +84,9 @@ struct Server::Parts {
   const ServerOptions options;
   const std::string server_id = RandomId();
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  const std::unique_ptr<Metrics> metrics;
   const std::vector<std::unique_ptr<Device>> devices;  // at least one, all of one kind
-  Metrics metrics;
+  const std::unique_ptr<GpuTelemetry> gpus;            // null where there is nothing to tell
   Admission admission;
   SlabPool host_pool;  // of the first device; every device copies from and to it
   StallWatch stalls;
@@ -104,9 +106,13 @@ struct Server::Parts {
 
   std::unique_ptr<DeviceWatch> watch;
 
-  Parts(ServerOptions resolved, std::vector<std::unique_ptr<Device>> created)
+  // `counts` outlives the devices, which count their launches there.
+  Parts(ServerOptions resolved, std::unique_ptr<Metrics> counts,
+        std::vector<std::unique_ptr<Device>> created)
       : options(std::move(resolved)),
+        metrics(std::move(counts)),
         devices(std::move(created)),
+        gpus(devices.front()->backend().info().name == "cuda" ? GpuTelemetry::Open() : nullptr),
         admission(options.host_memory_bytes, options.max_requests),
         host_pool(devices.front()->backend(), MemoryKind::kHost, options.host_memory_bytes),
         stalls(options.stall_timeout),
@@ -217,15 +223,15 @@ v1::Statistics Server::Parts::Statistics() const {
       static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
                                      std::chrono::steady_clock::now() - started)
                                      .count()));
-  statistics.set_requests_ok(metrics.requests_ok());
-  statistics.set_requests_failed(metrics.requests_failed());
-  statistics.set_requests_rejected(metrics.requests_rejected());
-  statistics.set_requests_cancelled(metrics.requests_cancelled());
+  statistics.set_requests_ok(metrics->requests_ok());
+  statistics.set_requests_failed(metrics->requests_failed());
+  statistics.set_requests_rejected(metrics->requests_rejected());
+  statistics.set_requests_cancelled(metrics->requests_cancelled());
   statistics.set_requests_active(admission.active_requests());
   statistics.set_units_computed(Sum([](Device& d) { return d.engine().units_computed(); }));
-  statistics.set_payload_bytes_in(metrics.bytes_in());
-  statistics.set_payload_bytes_out(metrics.bytes_out());
-  statistics.set_payload_bytes_copied(metrics.bytes_copied());
+  statistics.set_payload_bytes_in(metrics->bytes_in());
+  statistics.set_payload_bytes_out(metrics->bytes_out());
+  statistics.set_payload_bytes_copied(metrics->bytes_copied());
   statistics.set_host_bytes_reserved(admission.host().reserved());
   statistics.set_device_bytes_reserved(Sum([](Device& d) { return d.memory().reserved(); }));
   statistics.set_slab_bytes_in_use(host_pool.in_use_bytes() +
@@ -311,7 +317,7 @@ absl::Status Server::Parts::Open() {
                     ForDevice(options, devices.front()->backend().info()).launch_operations},
                options.max_queue},
       .devices = Devices(),
-      .metrics = metrics,
+      .metrics = *metrics,
       .server_id = server_id,
       .window_bytes = options.window_bytes,
       .max_mask_bytes = options.max_mask_bytes,
@@ -326,9 +332,10 @@ absl::Status Server::Parts::Open() {
   for (const std::string& address : options.listen) {
     if (absl::Status status = acceptor.Listen(address); !status.ok()) return status;
   }
-  metrics.AddGauges(Gauges());
+  metrics->AddGauges(Gauges());
+  if (gpus != nullptr) metrics->AddGauges(gpus->Gauges());
   if (!options.metrics_listen.empty()) {
-    if (absl::Status status = metrics.Open(options.metrics_listen); !status.ok()) return status;
+    if (absl::Status status = metrics->Open(options.metrics_listen); !status.ok()) return status;
   }
   if (absl::Status status = OpenFronts(); !status.ok()) return status;
   acceptor.Start([this](int listener_fd, int fd) { fronts->HandleConnection(listener_fd, fd); },
@@ -432,7 +439,7 @@ bool Server::Parts::Drain() {
   stalls.AwaitNone(std::chrono::steady_clock::now() + kFlushTime);
   acceptor.CutConnections();
   fronts->Shutdown(std::chrono::system_clock::now() + kFlushTime);
-  metrics.Close();
+  metrics->Close();
   spdlog::info("event=drain_end peaceful={}", peaceful);
   return peaceful;
 }
@@ -444,10 +451,12 @@ Server::~Server() { Drain(); }
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const ServerOptions& options, std::vector<std::unique_ptr<Backend>> backends) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  auto metrics = std::make_unique<Metrics>();
   std::vector<std::unique_ptr<Device>> devices;
   for (std::unique_ptr<Backend>& backend : backends) {
     const std::uint64_t memory_bytes = DeviceMemoryBytes(options, backend->info());
-    const EngineOptions engine = ForDevice(options, backend->info());
+    EngineOptions engine = ForDevice(options, backend->info());
+    engine.launched = [counts = metrics.get()](std::size_t units) { counts->RecordLaunch(units); };
     absl::StatusOr<std::unique_ptr<Device>> device =
         Device::Create(std::move(backend), memory_bytes, engine);
     if (!device.ok()) return device.status();
@@ -458,8 +467,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     (*device)->engine().cost_model().Calibrate(*rates);
     devices.push_back(*std::move(device));
   }
-  std::unique_ptr<Server> server(
-      new Server(std::make_unique<Parts>(Resolve(options), std::move(devices))));
+  std::unique_ptr<Server> server(new Server(
+      std::make_unique<Parts>(Resolve(options), std::move(metrics), std::move(devices))));
   if (absl::Status status = server->parts_->Open(); !status.ok()) return status;
   return server;
 }
@@ -479,7 +488,7 @@ absl::Status Server::AwaitEnd() {
 void Server::End() { parts_->End(absl::OkStatus()); }
 
 int Server::port() const { return parts_->acceptor.port(); }
-int Server::metrics_port() const { return parts_->metrics.port(); }
+int Server::metrics_port() const { return parts_->metrics->port(); }
 
 Server::Held Server::held() const {
   const v1::Statistics statistics = parts_->Statistics();

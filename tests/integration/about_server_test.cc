@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -17,6 +18,7 @@
 #include "gtest/gtest.h"
 #include "sage/v1/server.grpc.pb.h"
 #include "sage/v1/sessions.pb.h"
+#include "server/gpu_telemetry.h"
 #include "tests/support/plain_client.h"
 #include "tests/support/server_fixture.h"
 
@@ -220,6 +222,10 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
       {"sage_queue_estimated_seconds", 0},
       {"sage_units_computed_total", 2},
       {"sage_launches_total", 2},
+      {"sage_batch_size_count", 2},
+      {"sage_batch_size_sum", 2},
+      {"sage_lease_expired_total", 0},
+      {"sage_tensors", 0},
       {"sage_device_errors_total", 0},
       {"sage_connections", 1},
       {"sage_connections_refused", 0},
@@ -243,6 +249,29 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
   }
   EXPECT_THAT(samples, Contains(Key(R"(sage_pinned_bytes{state="cached"})")));
   EXPECT_THAT(samples, Contains(Key(R"(sage_device_bytes{state="cached"})")));
+}
+
+TEST(GpuTelemetry, TellsWhatTheDriverTells) {
+  EXPECT_EQ(server::GpuTelemetry::Open("libno-such-library.so.1"), nullptr);
+  const auto gpus = server::GpuTelemetry::Open(FAKE_NVML_LIBRARY);
+  ASSERT_NE(gpus, nullptr);
+  server::Metrics metrics;
+  metrics.AddGauges(gpus->Gauges());
+  ASSERT_TRUE(metrics.Open("127.0.0.1:0").ok());
+  const std::string text = Scrape(metrics.port());
+  std::map<std::string, double> samples = Parse(text);
+  std::erase_if(samples, [](const auto& sample) { return sample.first.find("gpu=") > 100; });
+  EXPECT_TRUE(std::isnan(samples[R"(sage_gpu_temperature_celsius{gpu="GPU-2"})"])) << text;
+  samples.erase(R"(sage_gpu_temperature_celsius{gpu="GPU-2"})");
+  const std::map<std::string, double> want = {
+      {R"(sage_gpu_utilization_ratio{gpu="GPU-1"})", 0.37},
+      {R"(sage_gpu_utilization_ratio{gpu="GPU-2"})", 0.37},
+      {R"(sage_gpu_memory_used_bytes{gpu="GPU-1"})", 1 << 30},
+      {R"(sage_gpu_memory_used_bytes{gpu="GPU-2"})", 1 << 30},
+      {R"(sage_gpu_temperature_celsius{gpu="GPU-1"})", 41},
+      {R"(sage_gpu_power_watts{gpu="GPU-1"})", 123.456},
+  };
+  EXPECT_EQ(samples, want) << text;
 }
 
 TEST_F(AboutServer, TheMetricsEndpointServesNothingElse) {
