@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -174,6 +175,7 @@ struct Server::Parts {
   absl::Status WritePortFile() const;
   void End(absl::Status why);
   void LoseDevice(const absl::Status& why);
+  void GiveBackMemory();
   bool Drain();
 };
 
@@ -423,6 +425,13 @@ void Server::Parts::LoseDevice(const absl::Status& why) {
   End(why);
 }
 
+void Server::Parts::GiveBackMemory() {
+  host_pool.FreeUnwanted();
+  for (const std::unique_ptr<Device>& device : devices) device->pool().FreeUnwanted();
+  // Buffers of messages leave holes between small things that stay.
+  malloc_trim(0);
+}
+
 bool Server::Parts::Drain() {
   if (fronts == nullptr) return true;
   spdlog::info("event=drain_begin active={}", admission.active_requests());
@@ -484,6 +493,14 @@ absl::Status Server::AwaitEnd() {
   parts_->ended.wait(lock, [this] { return parts_->end.has_value(); });
   return *parts_->end;
 }
+
+std::optional<absl::Status> Server::AwaitEndFor(std::chrono::milliseconds duration) {
+  std::unique_lock lock(parts_->end_mutex);
+  parts_->ended.wait_for(lock, duration, [this] { return parts_->end.has_value(); });
+  return parts_->end;
+}
+
+void Server::GiveBackMemory() { parts_->GiveBackMemory(); }
 
 void Server::End() { parts_->End(absl::OkStatus()); }
 

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,13 @@ class Server {
   // device's error. From then on health is NOT_SERVING and new requests are refused with
   // UNAVAILABLE; the process is to drain and to leave.
   absl::Status AwaitEnd();
+  // The same, or nothing where `duration` passes before.
+  std::optional<absl::Status> AwaitEndFor(std::chrono::milliseconds duration);
   void End();
+
+  // Gives memory back that nobody has wanted for a while. To be called now and then, or what mixed
+  // requests leave behind grows for hours.
+  void GiveBackMemory();
 
   int port() const;          // of the first TCP address, 0 where there is none
   int metrics_port() const;  // 0 where there is no Prometheus endpoint

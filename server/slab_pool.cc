@@ -30,7 +30,7 @@ absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
     const std::lock_guard lock(mutex_);
     in_use_bytes_ += size;
     if (const auto found = cached_.find(size); found != cached_.end()) {
-      Memory memory = std::move(found->second.back());
+      Memory memory = std::move(found->second.back().memory);
       found->second.pop_back();
       if (found->second.empty()) cached_.erase(found);
       cached_bytes_ -= size;
@@ -39,7 +39,7 @@ absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
     while (cached_bytes_ > 0 && in_use_bytes_ + cached_bytes_ > limit_bytes_) {
       const auto largest = std::prev(cached_.end());
       cached_bytes_ -= largest->first;
-      evicted.push_back(std::move(largest->second.back()));
+      evicted.push_back(std::move(largest->second.back().memory));
       largest->second.pop_back();
       if (largest->second.empty()) cached_.erase(largest);
     }
@@ -54,12 +54,26 @@ absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
   return Slab(this, *std::move(memory));
 }
 
+void SlabPool::FreeUnwanted(Clock::time_point now) {
+  std::vector<Memory> unwanted;  // freed outside the lock
+  const std::lock_guard lock(mutex_);
+  for (auto& [size, kept] : cached_) {
+    while (!kept.empty() && now - kept.front().since > kPatience) {
+      unwanted.push_back(std::move(kept.front().memory));
+      kept.pop_front();
+      cached_bytes_ -= size;
+    }
+  }
+  std::erase_if(cached_, [](const auto& entry) { return entry.second.empty(); });
+}
+
 void SlabPool::Return(Memory memory) {
+  const Clock::time_point now = Clock::now();
   const std::lock_guard lock(mutex_);
   const std::uint64_t size = memory.size();
   in_use_bytes_ -= size;
   cached_bytes_ += size;
-  cached_[size].push_back(std::move(memory));
+  cached_[size].push_back({std::move(memory), now});
 }
 
 std::uint64_t SlabPool::in_use_bytes() const {

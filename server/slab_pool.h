@@ -1,15 +1,19 @@
 // Slabs: memory of the backend that is allocated once and used again, request after request.
 //
-// First touch and pinning cost far more than the work done in a slab, so freed slabs are kept.
-// Sizes are rounded up to one of four steps a power of two, which wastes at most a quarter and lets
-// requests of nearby sizes share slabs. How much may be in use is decided by admission (Admission);
-// the pool bounds what it keeps beside that: before it allocates past its limit, it frees kept
-// slabs.
+// First touch and pinning cost far more than the work done in a slab, so freed slabs are kept for a
+// while. Sizes are rounded up to one of four steps a power of two, which wastes at most a quarter
+// and lets requests of nearby sizes share slabs. How much may be in use is decided by admission
+// (Admission); the pool bounds what it keeps beside that: before it allocates past its limit, it
+// frees kept slabs, and those that nobody has wanted for some time go anyway. Without that,
+// requests of mixed sizes would leave the most slabs of each size that were ever in use at once,
+// which grows for hours.
 #ifndef SAGE_SERVER_SLAB_POOL_H_
 #define SAGE_SERVER_SLAB_POOL_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -52,6 +56,11 @@ class Slab {
 // Thread-safe; must outlive its slabs and be outlived by the backend.
 class SlabPool {
  public:
+  using Clock = std::chrono::steady_clock;
+
+  // How long a slab is kept that nobody wants.
+  static constexpr std::chrono::seconds kPatience{30};
+
   SlabPool(Backend& backend, MemoryKind kind, std::uint64_t limit_bytes)
       : backend_(backend), kind_(kind), limit_bytes_(limit_bytes) {}
 
@@ -62,11 +71,19 @@ class SlabPool {
   // does.
   absl::StatusOr<Slab> Acquire(std::uint64_t bytes);
 
+  // Frees slabs that have been kept for longer than kPatience. To be called now and then.
+  void FreeUnwanted(Clock::time_point now = Clock::now());
+
   std::uint64_t in_use_bytes() const;
   std::uint64_t cached_bytes() const;
 
  private:
   friend class Slab;
+  struct Kept {
+    Memory memory;
+    Clock::time_point since;
+  };
+
   void Return(Memory memory);
 
   Backend& backend_;
@@ -75,7 +92,7 @@ class SlabPool {
 
   mutable std::mutex mutex_;
   // All guarded by mutex_.
-  std::map<std::uint64_t, std::vector<Memory>> cached_;  // by size
+  std::map<std::uint64_t, std::deque<Kept>> cached_;  // by size; the last one kept goes out first
   std::uint64_t cached_bytes_ = 0;
   std::uint64_t in_use_bytes_ = 0;
 };

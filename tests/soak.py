@@ -135,6 +135,18 @@ async def soak(run: Soak, pid: str, minutes: float) -> list[tuple[float, float]]
     return samples
 
 
+def trend(samples: list[tuple[float, float]]) -> tuple[float, float]:
+    """Slope of (hours, MiB) and its standard error.
+
+    What is kept for half a minute makes samples depend on those before: means of a minute count as one.
+    """
+    means = [np.mean(samples[i : i + 60], axis=0) for i in range(0, len(samples) - 59, 60)]
+    if len(means) < 4:
+        return float("nan"), float("nan")
+    (slope, _), covariance = np.polyfit(*zip(*means), 1, cov=True)
+    return float(slope), float(covariance[0, 0] ** 0.5)
+
+
 def settled(address: str, wanted: dict[str, float] | None) -> dict[str, float]:
     """The gauges once they are as wanted, or after 30 s: cancelled calls end a moment later."""
     end = time.monotonic() + 30
@@ -157,8 +169,11 @@ def main() -> int:
     for name in before:
         print(f"{name}: {before[name]:.0f} before, {after.get(name, float('nan')):.0f} after")
     late = samples[len(samples) // 2 :]  # caches have filled by then
-    slope = np.polyfit(*zip(*late), 1)[0] if len(late) > 1 else float("nan")
-    print(f"RSS {samples[-1][1]:.1f} MiB at the end, slope of the second half {slope:+.2f} MiB/h")
+    slope, error = trend(late)
+    print(
+        f"RSS {samples[-1][1]:.1f} MiB at the end, {late[0][1]:.1f} in the middle,"
+        f" slope of the second half {slope:+.2f} +- {error:.2f} MiB/h"
+    )
     bad = sum(n for name, n in run.counts.items() if name.startswith(("failed", "malformed, ")))
     bad += run.counts["wrong"] - run.counts["malformed, refused"]
     print("ok" if bad == 0 and after == before else f"{bad} bad answers, or something is left")

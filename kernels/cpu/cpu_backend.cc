@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/attend_tile.h"
-#include "kernels/cpu/caching_allocator.h"
+#include "kernels/cpu/bounded_allocator.h"
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/cpu/launch.h"
 #include "kernels/cpu/prepared_kv.h"
@@ -92,7 +92,7 @@ class CpuBackend : public Backend {
 
  private:
   const BackendInfo info_;
-  CachingAllocator allocator_;
+  BoundedAllocator allocator_;
   ThreadPool pool_;
 };
 

@@ -64,6 +64,25 @@ TEST_F(SlabPoolTest, FreesKeptSlabsBeforeItExceedsItsLimit) {
   }
 }
 
+TEST_F(SlabPoolTest, FreesSlabsThatNobodyWants) {
+  const SlabPool::Clock::time_point begin = SlabPool::Clock::now();
+  {
+    const auto wanted = pool_.Acquire(30000);
+    const auto one = pool_.Acquire(100000);
+    const auto other = pool_.Acquire(100000);
+    ASSERT_TRUE(wanted.ok() && one.ok() && other.ok());
+  }
+  const std::uint64_t small = SlabPool::RoundUp(30000);
+  const std::uint64_t large = SlabPool::RoundUp(100000);
+  EXPECT_EQ(pool_.cached_bytes(), small + 2 * large);
+  pool_.FreeUnwanted(begin + SlabPool::kPatience - std::chrono::seconds(1));
+  EXPECT_EQ(pool_.cached_bytes(), small + 2 * large);
+  const auto used = pool_.Acquire(100000);
+  pool_.FreeUnwanted(begin + SlabPool::kPatience + std::chrono::minutes(1));
+  EXPECT_EQ(pool_.cached_bytes(), 0u);
+  EXPECT_EQ(pool_.in_use_bytes(), large);
+}
+
 TEST_F(SlabPoolTest, AFailedAllocationLeavesNothingBehind) {
   faults_.allocations = 1;
   const auto slab = pool_.Acquire(1000);
