@@ -274,6 +274,7 @@ void Deadline(Clock::duration) {
 }
 
 void Cancel(Clock::duration duration) {
+  constexpr auto kBetweenLooks = 250us;
   const ServerProcess server;
   const std::unique_ptr<Client> client = Connect(server.target());
   const Workload workload(8, 4096, 64);
@@ -305,6 +306,8 @@ void Cancel(Clock::duration duration) {
           statistics->device_bytes_reserved() == 0 && statistics->slab_bytes_in_use() == 0) {
         break;
       }
+      // Asking without a pause would take the cores that are to let go.
+      std::this_thread::sleep_for(kBetweenLooks);
     }
     const double after = Seconds(Clock::now() - at);
     ended.wait(false);
