@@ -163,10 +163,10 @@ ParsedCommandLine ParseCommandLine(int argc, char** argv) {
   app.set_version_flag("--version", std::string("sage-server ") + kVersion);
   std::string config;
   app.add_option("--config", config, "Read options from this file; flags win over it");
-  app.add_option(
-      "--health-check", parsed.health_check,
-      "Only ask the server at unix:PATH, or a HOST:PORT without TLS, for its health: exit "
-      "status 0 or 1");
+  app.add_option("--health-check", parsed.health_check,
+                 "Only ask the server at unix:PATH or HOST:PORT, which has these options, for its "
+                 "health: exit "
+                 "status 0 or 1");
   app.option_defaults()->always_capture_default();
 
   const auto add_milliseconds = [&](const std::string& flag, std::chrono::milliseconds& value,

@@ -5,9 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/security/tls_certificate_provider.h"
+#include "grpcpp/security/tls_certificate_verifier.h"
+#include "grpcpp/security/tls_credentials_options.h"
 
 namespace sage::server {
 namespace {
@@ -28,10 +32,29 @@ std::string ToString(const grpc::ByteBuffer& buffer) {
   return text;
 }
 
+std::shared_ptr<grpc::ChannelCredentials> CredentialsFor(const std::string& target,
+                                                         const ServerOptions& options) {
+  if (options.tls_certificate.empty() || absl::StartsWith(target, "unix:")) {
+    return grpc::InsecureChannelCredentials();
+  }
+  grpc::experimental::TlsChannelCredentialsOptions tls;
+  tls.set_verify_server_certs(false);
+  tls.set_check_call_host(false);
+  tls.set_certificate_verifier(std::make_shared<grpc::experimental::NoOpCertificateVerifier>());
+  if (!options.tls_client_ca.empty()) {
+    tls.set_certificate_provider(
+        std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+            options.tls_key, options.tls_certificate, /*root_cert_path=*/"",
+            /*refresh_interval_sec=*/1));
+    tls.watch_identity_key_cert_pairs();
+  }
+  return grpc::experimental::TlsCredentials(tls);
+}
+
 }  // namespace
 
-absl::Status ProbeHealth(const std::string& target) {
-  grpc::GenericStub stub(grpc::CreateChannel(target, grpc::InsecureChannelCredentials()));
+absl::Status ProbeHealth(const std::string& target, const ServerOptions& options) {
+  grpc::GenericStub stub(grpc::CreateChannel(target, CredentialsFor(target, options)));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kPatience);
   const grpc::Slice nothing;

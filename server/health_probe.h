@@ -5,12 +5,15 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "server/options.h"
 
 namespace sage::server {
 
-// OK where the server at `target`, unix:PATH or a HOST:PORT without TLS, answers SERVING within a
-// few seconds; else UNAVAILABLE, or the status of the failed call.
-absl::Status ProbeHealth(const std::string& target);
+// OK where the server at `target`, unix:PATH or HOST:PORT, answers SERVING within a few seconds;
+// else UNAVAILABLE, or the status of the failed call. Over TCP it speaks TLS where `options`, which
+// are the server's own, do, and shows the server's certificate where clients are asked for one. It
+// does not check who answers: nothing is given away, and a certificate need not name loopback.
+absl::Status ProbeHealth(const std::string& target, const ServerOptions& options);
 
 }  // namespace sage::server
 

@@ -1,15 +1,21 @@
 // Draining: health says so, nothing that runs is lost, nothing new is taken.
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/client.h"
 #include "gtest/gtest.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "server/run_server.h"
+#include "tests/support/child_process.h"
 #include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
 #include "tests/support/wire_error.h"
@@ -206,12 +212,58 @@ TEST_F(Draining, ALostDeviceEndsHealthAndTheServer) {
   EXPECT_TRUE(server().Drain()) << "no request is left behind";
 }
 
+// The process of RunServer(), as sage-server runs it, on a device that is lost once it serves.
+[[noreturn]] void RunOnADeviceThatIsLost() {
+  static Faults faults;  // _Exit() leaves threads behind that look at it
+  static const ScratchFolder folder;
+  server::ServerOptions options;
+  options.listen = {"127.0.0.1:0"};
+  options.threads = 1;
+  options.port_file = folder.File("port");
+  std::thread([&] {
+    std::string port;
+    while ((port = ReadFile(options.port_file)).empty()) std::this_thread::yield();
+    port.pop_back();  // the end of its line
+    const auto stub = v1::Attention::NewStub(
+        grpc::CreateChannel("127.0.0.1:" + port, grpc::InsecureChannelCredentials()));
+    const bool served{AttendsRightly(*stub, MakeSample(SmallProblem(), 1))};
+    std::fputs(served ? "served\n" : "not served\n", stderr);
+    faults.lost = true;
+  }).detach();
+  std::exit(server::RunServer(options, [] {
+    std::vector<std::unique_ptr<Backend>> backends;
+    backends.push_back(MakeFaultyBackend(*CreateCpuBackend({.num_threads = 1}), faults));
+    return absl::StatusOr<std::vector<std::unique_ptr<Backend>>>(std::move(backends));
+  }));
+}
+
+TEST(DrainingDeathTest, ALostDeviceEndsTheProcessForItsSupervisor) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(RunOnADeviceThatIsLost(), ::testing::ExitedWithCode(1), "^served\n$");
+}
+
 TEST_F(Draining, EndsWhereItIsAskedTo) {
   Start();
   std::thread asking([&] { server().End(); });
   EXPECT_TRUE(server().AwaitEnd().ok());
   asking.join();
   EXPECT_EQ(Health(), kServing) << "until it drains";
+}
+
+TEST_F(Draining, AnOldConnectionMakesPlaceForANewOneAndLosesNothing) {
+  server::ServerOptions options = TestServerOptions();
+  options.max_connection_age = std::chrono::milliseconds(200);
+  Start(options);
+  const auto patience = std::chrono::system_clock::now() + std::chrono::seconds(30);
+  ASSERT_TRUE(channel_->WaitForConnected(patience));
+  PlainStream running(*stub_, sample_);
+  ASSERT_TRUE(running.Open());
+  ASSERT_TRUE(channel_->WaitForStateChange(GRPC_CHANNEL_READY, patience)) << "it never gets old";
+  for (const auto& message : PayloadMessages(sample_, running.accepted(), 1 << 18)) {
+    ASSERT_TRUE(running.Send(message));
+  }
+  EXPECT_TRUE(running.FinishesRightly());
+  EXPECT_TRUE(AttendsRightly(*stub_, sample_)) << "over a new connection";
 }
 
 TEST_F(Draining, HealthOfAnUnknownServiceIsNotFound) {

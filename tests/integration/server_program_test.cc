@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sage/v1/server.grpc.pb.h"
+#include "tests/support/certificate_authority.h"
 #include "tests/support/child_process.h"
 #include "tests/support/plain_client.h"
 
@@ -242,6 +244,10 @@ TEST_F(ServerProgram, RefusesBadFlags) {
   ExpectExit({"--stall-timeout-ms", "0"}, 2, HasSubstr("stall-timeout-ms: got 0, allowed 1 to"));
   ExpectExit({"--unit", "0"}, 2, HasSubstr("unit: got 0, allowed 1 to"));
   ExpectExit({"--window", "0"}, 2, HasSubstr("window: got 0, allowed 1 to"));
+  ExpectExit({"--max-connection-age-ms", "0"}, 2,
+             HasSubstr("max-connection-age-ms: got 0, allowed 1 to"));
+  ExpectExit({"--default-deadline-ms", "9", "--max-connection-grace-ms", "8"}, 2,
+             HasSubstr("max-connection-grace-ms: got 8, allowed 0, or default-deadline-ms, 9, to"));
   ExpectExit({"--host-memory", "much"}, 2, HasSubstr("much"));
   ExpectExit({"--log-level", "loud"}, 2, HasSubstr("loud"));
 }
@@ -358,6 +364,98 @@ TEST_F(ServerProgram, AsksAnotherForItsHealth) {
   server.process().Signal(SIGTERM);
   EXPECT_EQ(server.process().Wait(), 0);
   ExpectExit({"--health-check", target}, 1, HasSubstr("sage-server: " + target + ": "));
+}
+
+TEST_F(ServerProgram, AsksAnotherForItsHealthOverTls) {
+  const CertificateAuthority authority;
+  const Identity identity = authority.IssueForLoopback();
+  const auto write = [this](const char* name, const std::string& text) {
+    std::ofstream(folder_.File(name)) << text;
+    return folder_.File(name);
+  };
+  std::vector<std::string> options = {"--tls-cert", write("cert.pem", identity.certificate),
+                                      "--tls-key", write("key.pem", identity.key)};
+  const auto ask = [](const std::string& target, std::vector<std::string> its_options) {
+    its_options.insert(its_options.end(), {"--health-check", target});
+    return its_options;
+  };
+  const RunningServer tls(options);
+  ExpectExit(ask(tls.target(), options), 0, "");
+  ExpectExit(ask(tls.target(), {}), 1, HasSubstr("sage-server: " + tls.target() + ": "));
+
+  std::vector<std::string> mutual = options;
+  mutual.insert(mutual.end(), {"--tls-client-ca", write("ca.pem", authority.certificate())});
+  const std::string socket = "unix:" + folder_.File("sage.sock");
+  mutual.insert(mutual.end(), {"--listen", socket});
+  const RunningServer both(mutual);
+  ExpectExit(ask(both.target(), mutual), 0, "");
+  ExpectExit(ask(both.target(), options), 1, HasSubstr("sage-server: " + both.target() + ": "));
+  ExpectExit(ask(socket, mutual), 0, "");
+}
+
+TEST_F(ServerProgram, EveryLineOfItsLogHasItsForm) {
+  RunningServer server({"--log-level", "debug"});
+  const auto channel = Connect(server.target());
+  // A header whose request_id is no UTF-8, of which protobuf has something to say.
+  const RawAnswer answer =
+      RawExchange(channel, "/sage.v1.Attention/Attend", {"\x0a\x04\x82\x01\x01\xff"});
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(AttendsRightly(*v1::Attention::NewStub(channel), sample_));
+  server.process().Signal(SIGTERM);
+  EXPECT_EQ(server.process().Wait(), 0);
+  std::istringstream lines(server.process().err());
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_THAT(line, ::testing::MatchesRegex("time=[0-9T:.-]+Z level=[a-z]+ event=[a-z_]+( .*)?"));
+  }
+}
+
+TEST_F(ServerProgram, ServesOnWhereItsLogIsFull) {
+  // As on a disk without room: every write to the log fails.
+  const std::string port_file = folder_.File("port");
+  ChildProcess server(
+      "/bin/sh", {"-c", "exec \"$0\" \"$@\" 2>/dev/full", SAGE_SERVER_PROGRAM, "--backend", "cpu",
+                  "--listen", "127.0.0.1:0", "--port-file", port_file});
+  ASSERT_TRUE(server.Await([&] { return !ReadFile(port_file).empty(); }));
+  const auto stub = v1::Attention::NewStub(
+      Connect("127.0.0.1:" + std::to_string(std::atoi(ReadFile(port_file).c_str()))));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(AttendsRightly(*stub, sample_));
+    EXPECT_TRUE(StreamsRightly(*stub, sample_));
+  }
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0);
+}
+
+TEST_F(ServerProgram, AJumpOfTheClockEndsNoRequest) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers do not start behind another preloaded library";
+#endif
+  const std::string clock = folder_.File("clock");
+  const auto jump = [&](std::int64_t seconds) {
+    std::fstream(clock, std::ios::in | std::ios::out | std::ios::binary)
+        .write(reinterpret_cast<const char*>(&seconds), sizeof(seconds));
+  };
+  std::ofstream(clock) << std::string(sizeof(std::int64_t), '\0');
+  const std::string port_file = folder_.File("port");
+  ChildProcess server(
+      SAGE_SERVER_PROGRAM,
+      {"--backend", "cpu", "--listen", "127.0.0.1:0", "--port-file", port_file},
+      std::vector<std::string>{"LD_PRELOAD=" CLOCK_JUMP_LIBRARY, "CLOCK_JUMP_FILE=" + clock});
+  ASSERT_TRUE(server.Await([&] { return !ReadFile(port_file).empty(); })) << server.err();
+  const auto stub = v1::Attention::NewStub(
+      Connect("127.0.0.1:" + std::to_string(std::atoi(ReadFile(port_file).c_str()))));
+  for (const std::int64_t seconds : {std::int64_t{86400}, std::int64_t{-86400}, std::int64_t{0}}) {
+    PlainStream running(*stub, sample_);
+    ASSERT_TRUE(running.Open());
+    jump(seconds);
+    for (const auto& message : PayloadMessages(sample_, running.accepted(), 1 << 18)) {
+      ASSERT_TRUE(running.Send(message));
+    }
+    EXPECT_TRUE(running.FinishesRightly()) << "after a jump to " << seconds << " s";
+    EXPECT_TRUE(AttendsRightly(*stub, sample_));
+  }
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0);
 }
 
 TEST_F(ServerProgram, LogsTheTraceOfARequest) {
