@@ -3,8 +3,8 @@
 # builds.
 #
 #   tests/run.sh              all stages
-#   tests/run.sh STAGE...     only these: format shell release python tidy asan tsan, or tsan-grpc and
-#                             fuzz, which are not among all
+#   tests/run.sh STAGE...     only these: format shell release python tidy asan fuzz tsan, or tsan-grpc,
+#                             which is not among all
 #
 # Ends with a table of the stages and one line: N passed, N failed, N skipped. That line counts each
 # test case of each build, and each of the other checks as one. Exit status 1 if anything failed.
@@ -13,9 +13,9 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 readonly logs=$root/build/checks
-readonly all_stages=(format shell release python tidy asan tsan)
-readonly other_stages=(tsan-grpc fuzz)
-readonly fuzz_seconds=${FUZZ_SECONDS:-30}  # of each target
+readonly all_stages=(format shell release python tidy asan fuzz tsan)
+readonly other_stages=(tsan-grpc)
+readonly fuzz_seconds=${FUZZ_SECONDS:-30}  # of all targets side by side
 jobs=$(nproc)
 readonly jobs
 # Debian's interpreter, which has the packages that deploy/install-deps.sh installed.
@@ -166,7 +166,7 @@ stage_tsan-grpc() {
 fuzz() {
   local target=$1 folder=$root/build/fuzz
   mkdir -p "$folder/corpus/$target"
-  "$folder/bin/sage-fuzz" "$target" -max_total_time="$fuzz_seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
+  "$folder/bin/sage-fuzz" "$target" -max_total_time="$fuzz_seconds" -max_len=4096 -timeout=60 -rss_limit_mb=2048 \
     -print_final_stats=1 -artifact_prefix="$folder/$target-" "$folder/corpus/$target" \
     "$root/tests/fuzz/corpus/$target" >"$logs/fuzz-$target.log" 2>&1 || {
     tail -n 40 "$logs/fuzz-$target.log"
@@ -176,11 +176,16 @@ fuzz() {
 }
 
 stage_fuzz() {
-  local target
+  local target run runs=() status=0
   one_check build fuzz "$logs/fuzz.log" --target sage-fuzz || return 1
   for target in "$root"/tests/fuzz/corpus/*; do
-    one_check fuzz "$(basename "$target")" || return 1
+    fuzz "$(basename "$target")" &
+    runs+=("$!")
   done
+  for run in "${runs[@]}"; do
+    one_check wait "$run" || status=1
+  done
+  return "$status"
 }
 
 # In one function, so that editing this file does not disturb a run.
