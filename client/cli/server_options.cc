@@ -66,8 +66,8 @@ void SetCredentials(const CredentialFiles& flags, const KnownServer& server,
 void AddServerOptions(CLI::App* command, ServerOptions* options) {
   command
       ->add_option("--server", options->server,
-                   "HOST:PORT, unix:/PATH of a socket, or a name of the configuration file "
-                   "[127.0.0.1:50051]")
+                   "HOST:PORT, unix:/PATH of a socket, dns:///NAME:PORT for all servers behind a "
+                   "name, or a name of the configuration file [127.0.0.1:50051]")
       ->type_name("ADDRESS")
       ->envname("SAGE_SERVER");
   command
@@ -83,8 +83,9 @@ void AddServersOptions(CLI::App* command, ServersOptions* options) {
   command
       ->add_option(
           "--server", options->servers,
-          "HOST:PORT, unix:/PATH of a socket, or a name of the configuration file; several, "
-          "comma-separated, take turns [127.0.0.1:50051]")
+          "HOST:PORT, unix:/PATH of a socket, dns:///NAME:PORT for all servers behind a name, or a "
+          "name of the configuration file; several, comma-separated, take turns "
+          "[127.0.0.1:50051]")
       ->delimiter(',')
       ->type_name("ADDRESS")
       ->envname("SAGE_SERVER");
