@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/option_checks.h"
 #include "client/cli/problem_inputs.h"
 #include "client/cli/problem_options.h"
 #include "client/cli/problem_text.h"
@@ -144,9 +145,8 @@ void AddAttendCommand(CLI::App* app, int* exit_code) {
       ->type_name("FILE");
   command->add_option("--request-id", options->request_id, "Name of the request in server logs");
   command
-      ->add_option("--priority", options->priority,
-                   "Larger first between requests of one tenant, -10 to 10")
-      ->check(CLI::Range(-10, 10));
+      ->add_option("--priority", options->priority, "Larger first between requests of one tenant")
+      ->check(Between("-10", "10"));
   command->add_flag("--checksums", options->checksums, "Send crc32c with each chunk");
   command->add_flag("--json", options->json, "Print JSON");
   command->footer(

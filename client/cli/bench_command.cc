@@ -20,6 +20,7 @@
 #include "client/cli/exit_code.h"
 #include "client/cli/generated_inputs.h"
 #include "client/cli/mask_pattern_option.h"
+#include "client/cli/option_checks.h"
 #include "client/cli/problem_text.h"
 #include "client/cli/progress_bar.h"
 #include "client/cli/report_file.h"
@@ -172,7 +173,7 @@ void AddGridOptions(CLI::App* command, BenchOptions* options) {
   add("--seqlen", &grid->seqlens, "Sq and Sk [1024,2048,4096]");
   add("--head-dim", &grid->head_dims, "D [128]");
   add("--sparsity", &grid->sparsities, "Shares of skipped blocks in random masks per head [0]")
-      ->check(CLI::Range(0.0, 0.9999));
+      ->check(Between("0", "0.9999"));
   command
       ->add_option("--pattern", grid->patterns,
                    std::string("Mask by formula, repeatable: ") + kMaskPatternForms)
@@ -182,11 +183,9 @@ void AddGridOptions(CLI::App* command, BenchOptions* options) {
   AddPrecisionOption(command, &grid->precisions);
   command->get_option("--precision")->group(group);
   const auto add_choice = [&](const char* name, std::vector<std::string>* words, const char* help) {
-    add(name, words, help)
-        ->check(CLI::IsMember({"no", "yes"}).description(""))
-        ->type_name("no|yes")
-        ->expected(0, 2)
-        ->default_str("yes");
+    CLI::Option* choice = add(name, words, help);
+    TakeWords<std::string>(choice, {{"no", "no"}, {"yes", "yes"}});
+    choice->expected(0, 2)->default_str("yes");
   };
   add_choice(
       "--causal", &options->causal,
@@ -210,9 +209,9 @@ void AddBenchCommand(CLI::App* app, int* exit_code) {
   AddServerOptions(command, &options->server);
   AddGridOptions(command, options.get());
   command->add_option("--warmup", options->measure.warmup, "Calls before those that count [2]")
-      ->check(CLI::NonNegativeNumber);
+      ->check(ZeroAndMore());
   command->add_option("--repeat", options->measure.repeat, "Calls that count [10]")
-      ->check(CLI::PositiveNumber);
+      ->check(AboveZero());
   command->add_flag("--verify", options->measure.verify,
                     "Hold an answer of each case against the float64 reference: about 80 rows a "
                     "head, all where that is quick");

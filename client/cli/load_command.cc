@@ -24,6 +24,7 @@
 #include "client/cli/load/request_mix.h"
 #include "client/cli/load/server_counts.h"
 #include "client/cli/mask_pattern_option.h"
+#include "client/cli/option_checks.h"
 #include "client/cli/report_file.h"
 #include "client/cli/server_options.h"
 #include "client/cli/status_line.h"
@@ -331,7 +332,7 @@ void AddRequestOptions(CLI::App* command, LoadOptions* options) {
   auto* sparsity = command
                        ->add_option("--sparsity", options->sparsity,
                                     "Share of skipped blocks in a random mask per head [0]")
-                       ->check(CLI::Range(0.0, 0.9999))
+                       ->check(Between("0", "0.9999"))
                        ->group(group);
   command
       ->add_option("--pattern", generated->pattern,
@@ -372,24 +373,20 @@ void AddScheduleOptions(CLI::App* command, LoadOptions* options) {
                        "Closed loop: requests under way at once; a step for each of several, "
                        "comma-separated [1,2,4,8]")
           ->delimiter(',')
-          ->check(CLI::Range(1, 100000))
+          ->check(Between("1", "100000"))
           ->group(group);
   command
       ->add_option("--rate", options->rates,
                    "Open loop: requests a second, whatever became of those before; likewise")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->excludes(concurrency)
       ->group(group);
-  command
-      ->add_option("--arrivals", options->arrivals,
-                   "Of an open loop: poisson or constant [poisson]")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, ArrivalKind>{{"poisson", ArrivalKind::kPoisson},
-                                                         {"constant", ArrivalKind::kConstant}})
-                      .description(""))
-      ->type_name("poisson|constant")
-      ->group(group);
+  CLI::Option* arrivals = command->add_option("--arrivals", options->arrivals,
+                                              "Of an open loop: poisson or constant [poisson]");
+  TakeWords<ArrivalKind>(
+      arrivals, {{"poisson", ArrivalKind::kPoisson}, {"constant", ArrivalKind::kConstant}});
+  arrivals->group(group);
   command
       ->add_option("--slo", options->goals,
                    "Find the highest rate at which this holds: p99=50ms; several, comma-separated, "
@@ -405,7 +402,7 @@ void AddScheduleOptions(CLI::App* command, LoadOptions* options) {
   command
       ->add_option("--count", options->count,
                    "Requests of each step; with --duration, whichever ends first")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->group(group);
   command
       ->add_option("--ramp", options->ramp,
@@ -416,7 +413,7 @@ void AddScheduleOptions(CLI::App* command, LoadOptions* options) {
   command
       ->add_option("--max-in-flight", options->max_in_flight,
                    "Open loop: requests under way at once; more wait, their latency running [1024]")
-      ->check(CLI::Range(1, 1000000))
+      ->check(Between("1", "1000000"))
       ->group(group);
   command->add_option("--seed", options->seed, "Of inputs, arrivals and the mix [0]")->group(group);
 }

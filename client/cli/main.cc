@@ -15,6 +15,7 @@ int Run(int argc, char** argv) {
   CLI::App app("Block-sparse attention on a sage-server.", "sagectl");
   // Not required by the parser, which would hide the name of a subcommand that does not exist.
   app.require_subcommand(0, 1);
+  app.set_version_flag("--version", "sagectl " SAGE_VERSION, "Print the version and exit");
   app.footer(
       "Exit status: 0 success; 1 failed request or failed verification; 2 bad usage.\n"
       "The server is --server, else $SAGE_SERVER, else the default of the configuration file, "

@@ -21,6 +21,7 @@
 #include "client/cli/mask_file.h"
 #include "client/cli/mask_pattern_option.h"
 #include "client/cli/mask_picture.h"
+#include "client/cli/option_checks.h"
 #include "client/io/tensor_file.h"
 
 namespace sage::cli {
@@ -194,7 +195,7 @@ void AddMake(CLI::App* mask, int* exit_code) {
       ->type_name("PATTERN")
       ->required();
   command->add_option("--density", options->density, "Share of blocks to compute, for random [0.5]")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(Between("0", "1"));
   command->add_option("--seed", options->seed, "Of a random mask [0]");
   command->add_option("--batch", options->batch, "Batch entries [1]");
   command->add_option("--heads", options->heads, "Query heads [1]");
@@ -231,9 +232,8 @@ void AddShow(CLI::App* mask, int* exit_code) {
   command->add_option("from,--from", options->from, "The mask, .npy or .safetensors")
       ->type_name("FILE")
       ->required();
-  command->add_option("--batch", options->batch, "Batch entry to draw [0]")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--head", options->head, "Head to draw [0]")->check(CLI::NonNegativeNumber);
+  command->add_option("--batch", options->batch, "Batch entry to draw [0]")->check(ZeroAndMore());
+  command->add_option("--head", options->head, "Head to draw [0]")->check(ZeroAndMore());
   command->add_option("--png", options->png, "Write a PNG here instead")->type_name("FILE");
   command->add_option("--svg", options->svg, "Write an SVG here instead")->type_name("FILE");
   command->footer("Example: sagectl mask show m.npy --head 3 --png m.png");

@@ -10,6 +10,7 @@
 #include "client/cli/command_outline.h"
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/option_checks.h"
 
 namespace sage::cli {
 namespace {
@@ -36,10 +37,8 @@ int PrintManPage(const CLI::App& root, const std::vector<std::string>& names) {
 void AddCompletionCommand(CLI::App* app, int* /*exit_code*/) {
   auto shell = std::make_shared<std::string>();
   CLI::App* command = app->add_subcommand("completion", "Print a completion script for a shell");
-  command->add_option("shell", *shell, "bash or zsh")
-      ->required()
-      ->type_name("bash|zsh")
-      ->check(CLI::IsMember({"bash", "zsh"}).description(""));
+  CLI::Option* option = command->add_option("shell", *shell, "bash or zsh")->required();
+  TakeWords<std::string>(option, {{"bash", "bash"}, {"zsh", "zsh"}});
   command->footer(
       "An installed sagectl has its completions already. Otherwise put one of these into the\n"
       "shell's startup file:\n"

@@ -1,10 +1,12 @@
 #include "client/cli/problem_options.h"
 
-#include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
-#include "absl/strings/str_cat.h"
 #include "client/cli/mask_pattern_option.h"
+#include "client/cli/option_checks.h"
 
 namespace sage::cli {
 namespace {
@@ -12,15 +14,9 @@ namespace {
 // Makes the option take names, any case; a value that is no name is refused with all of them.
 template <typename Enum>
 void TakeNames(CLI::Option* option, std::initializer_list<Enum> values) {
-  std::map<std::string, Enum> names;
-  std::string type;
-  for (const Enum value : values) {
-    const std::string name(Name(value));
-    names.emplace(name, value);
-    absl::StrAppend(&type, type.empty() ? "" : "|", name);
-  }
-  option->transform(CLI::CheckedTransformer(names, CLI::ignore_case).description(""))
-      ->type_name(type);
+  std::vector<std::pair<std::string, Enum>> names;
+  for (const Enum value : values) names.emplace_back(Name(value), value);
+  TakeWords(option, names);
 }
 
 void TakePrecisions(CLI::Option* option) {

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/client.h"
@@ -23,6 +25,23 @@ bool EveryoneMayRead(const std::string& path) {
   std::error_code error;
   const std::filesystem::perms mode = std::filesystem::status(path, error).permissions();
   return (mode & std::filesystem::perms::others_read) != std::filesystem::perms::none;
+}
+
+// gRPC takes any number for a port, less whole multiples of 65536.
+bool HasBadPort(const std::string& target) {
+  int port = 0;
+  const std::string text = target.substr(target.rfind(':') + 1);
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  if (absl::StartsWith(target, "unix:") || !digits) return false;
+  return !absl::SimpleAtoi(text, &port) || port < 1 || port > 65535;
+}
+
+absl::StatusOr<KnownServer> ServerAt(const std::string& target) {
+  if (HasBadPort(target)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no server '", target, "': ports are 1 to 65535"));
+  }
+  return KnownServer{.target = target};
 }
 
 absl::StatusOr<Config> ReadConfig(const std::string& path) {
@@ -54,6 +73,7 @@ absl::StatusOr<Config> ReadConfig(const std::string& path) {
     if (server.target.find(':') == std::string::npos) {
       table.Refuse("target", "must be HOST:PORT or unix:/PATH");
     }
+    if (HasBadPort(server.target)) table.Refuse("target", "ports are 1 to 65535");
     if (server.timeout_seconds < 0) table.Refuse("timeout", "must not be negative");
     if (absl::Status status = table.Finish(); !status.ok()) return status;
   }
@@ -73,13 +93,13 @@ std::string ConfigPath() {
 }
 
 absl::StatusOr<KnownServer> FindServer(const std::string& text) {
-  if (text.find(':') != std::string::npos) return KnownServer{.target = text};
+  if (text.find(':') != std::string::npos) return ServerAt(text);
   const std::string path = ConfigPath();
   absl::StatusOr<Config> config = ReadConfig(path);
   if (!config.ok()) return config.status();
   const std::string& name = text.empty() ? config->default_server : text;
   if (name.empty()) return KnownServer{.target = ClientOptions{}.target};
-  if (name.find(':') != std::string::npos) return KnownServer{.target = name};
+  if (name.find(':') != std::string::npos) return ServerAt(name);
   const auto found = config->servers.find(name);
   if (found != config->servers.end()) return found->second;
   return absl::InvalidArgumentError(absl::StrCat(

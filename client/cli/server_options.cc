@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "CLI/CLI.hpp"
+#include "client/cli/option_checks.h"
 #include "client/cli/server_directory.h"
 
 namespace sage::cli {
@@ -13,7 +14,7 @@ namespace {
 
 void AddTimeout(CLI::App* command, double* seconds) {
   command->add_option("--timeout", *seconds, "Seconds to wait for an answer [no limit]")
-      ->check(CLI::PositiveNumber);
+      ->check(AboveZero());
 }
 
 void AddCredentials(CLI::App* command, CredentialFiles* files) {
@@ -72,8 +73,8 @@ void AddServerOptions(CLI::App* command, ServerOptions* options) {
       ->envname("SAGE_SERVER");
   command
       ->add_option("--connections", options->connections,
-                   "Connections that large requests are striped over, 1 to 16")
-      ->check(CLI::Range(1, 16))
+                   "Connections that large requests are striped over")
+      ->check(Between("1", "16"))
       ->capture_default_str();
   AddTimeout(command, &options->timeout_seconds);
   AddCredentials(command, &options->files);
@@ -92,7 +93,7 @@ void AddServersOptions(CLI::App* command, ServersOptions* options) {
   command
       ->add_option("--connections", options->connections,
                    "Connections to each server, which take turns; a request travels on one of them")
-      ->check(CLI::Range(1, 1024))
+      ->check(Between("1", "1024"))
       ->capture_default_str();
   AddTimeout(command, &options->timeout_seconds);
   AddCredentials(command, &options->files);

@@ -14,6 +14,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/generated_inputs.h"
+#include "client/cli/option_checks.h"
 #include "client/cli/problem_inputs.h"
 #include "client/cli/problem_options.h"
 #include "client/cli/problem_text.h"
@@ -178,7 +179,7 @@ void AddShapeOptions(CLI::App* command, VerifyOptions* options) {
   command
       ->add_option("--density", shape->density,
                    "Share of blocks in a random mask per head; 1: no mask [1]")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(Between("0", "1"))
       ->group(group)
       ->excludes("--mask")
       ->excludes("--pattern");
@@ -200,7 +201,7 @@ void AddVerifyCommand(CLI::App* app, int* exit_code) {
       ->add_option("--limit", options->limit,
                    "Largest relative L2 [fp16 0.002, with bf16 0.01; qk_int8_pv_fp16 0.03; "
                    "qk_int8_pv_fp8 0.06]")
-      ->check(CLI::NonNegativeNumber);
+      ->check(ZeroAndMore());
   command->add_flag("--json", options->json, "Print JSON");
   command->footer(
       "Small problems are checked whole, of larger ones about 80 rows a head: the ends of the\n"

@@ -78,9 +78,9 @@ TEST_F(SagectlWithServerTest, RefusesBadGrids) {
   std::ofstream(Path("text.npy")) << "hello";
   ExpectRefused({
       {{"bench", "--head-dim", "12"}, "head_dim"},
-      {{"bench", "--sparsity", "1"}, "--sparsity"},
+      {{"bench", "--sparsity", "1"}, "--sparsity: got 1, allowed 0 to 0.9999"},
       {{"bench", "--seqlen", "abc"}, "--seqlen"},
-      {{"bench", "--causal", "maybe"}, "--causal"},
+      {{"bench", "--causal", "maybe"}, "--causal: got maybe, allowed no|yes"},
       {{"bench", "--repeat", "0"}, "--repeat"},
       {{"bench", "--pattern", "star:1"}, "sliding_window:LEFT,RIGHT"},
       {{"bench", "--json", "--csv"}, "cannot both go to stdout"},

@@ -117,7 +117,7 @@ TEST_F(SagectlWithServerTest, RefusesBadLoads) {
   ExpectRefused({
       {{"load", "--concurrency", "0"}, "--concurrency"},
       {{"load", "--concurrency", "2", "--rate", "5"}, "--concurrency excludes --rate"},
-      {{"load", "--rate", "-5"}, "--rate"},
+      {{"load", "--rate", "-5"}, "--rate: got -5, allowed above 0"},
       {{"load", "--duration", "soon"}, "for instance 10s"},
       {{"load", "--duration", "0s"}, "longer than 0"},
       {{"load", "--slo", "fast"}, "for instance p99=50ms"},

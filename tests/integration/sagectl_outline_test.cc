@@ -25,7 +25,11 @@ TEST_F(SagectlTest, RefusesWhatIsNoCommand) {
   ExpectRefused({
       {{}, "subcommand"},
       {{"nonsense"}, "nonsense"},
+      {{"info", "--server", "127.0.0.1:99999"}, "no server '127.0.0.1:99999': ports are 1 to"},
+      {{"info", "--timeout", "0"}, "--timeout: got 0, allowed above 0"},
+      {{"completion", "fish"}, "shell: got fish, allowed bash|zsh"},
   });
+  EXPECT_THAT(Run({"--version"}).out, StartsWith("sagectl "));
   EXPECT_EQ(Run({"--help"}).exit_code, 0);
   EXPECT_THAT(Run({"attend", "--help"}).out, HasSubstr("Examples:"));
 }

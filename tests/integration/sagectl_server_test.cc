@@ -56,6 +56,7 @@ TEST_F(SagectlWithServerTest, KnowsServersByName) {
       {"", "no server 'home': give HOST:PORT"},
       {"[server.lab]\ntarget = \"a:1\"\n", "which has lab"},
       {"[server.lab]\ntarget = \"a\"\n", "config.toml:2: target: must be HOST:PORT"},
+      {"[server.lab]\ntarget = \"a:0\"\n", "config.toml:2: target: ports are 1 to 65535"},
       {"[server.lab]\ntarget = 5\n", "config.toml:2: target: must be a string"},
       {"[server.lab]\ntarget = \"a:1\"\nport = 5\n", "config.toml:3: unknown key 'port'"},
       {"server = 5\n", "must be tables, each under [server.NAME]"},

@@ -71,13 +71,18 @@ std::string QuantileChart(const LoadRun& run) {
   return Draw(chart);
 }
 
+// What is left of a step after its last whole interval is too short to tell anything.
+bool TellsSomething(const LoadInterval& interval, const MeasuredStep& step) {
+  return interval.length >= std::chrono::milliseconds(500) || step.result.intervals.size() == 1;
+}
+
 // One figure of each interval, steps one after the other.
 std::string CourseChart(
     const LoadRun& run, const std::string& title, const std::string& unit,
     const std::vector<std::pair<const char*, double (*)(const LoadInterval&)>>& figures) {
   LineChart chart;
   chart.title = title;
-  chart.x_label = "seconds from the begin, all steps";
+  chart.x_label = "seconds from the start, all steps";
   chart.y_label = unit;
   double begin = 0;
   double largest = 0;
@@ -86,6 +91,7 @@ std::string CourseChart(
     double end = begin;
     for (const LoadInterval& interval : step.result.intervals) {
       end = begin + Milliseconds(interval.begin + interval.length) / 1e3;
+      if (!TellsSomething(interval, step)) continue;
       for (std::size_t i = 0; i < figures.size(); ++i) {
         const double value = figures[i].second(interval);
         chart.series[i].points.push_back({end, value});

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Callable
 
 from .attend import Attention
@@ -31,6 +32,7 @@ def blocking(prepare: Callable[P, Pending]) -> Callable[P, Attention]:
     def attend(*args: P.args, **kwargs: P.kwargs) -> Attention:
         return prepare(*args, **kwargs).work()
 
+    _show(attend, prepare)
     return attend
 
 
@@ -45,4 +47,10 @@ def awaitable(prepare: Callable[P, Pending]) -> Callable[P, Coroutine[Any, Any, 
     attend_async.__doc__ = (
         "`attend` as a coroutine, on the loop's default executor; cancelling it ends the call."
     )
+    _show(attend_async, prepare)
     return attend_async
+
+
+def _show(method: Any, prepare: Callable[..., Pending]) -> None:
+    """Gives help() the arguments of `prepare` with the method's own result."""
+    method.__signature__ = signature(prepare).replace(return_annotation="Attention")
