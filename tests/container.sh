@@ -34,8 +34,10 @@ fail() {
 work=$(mktemp -d /tmp/sage-container.XXXXXX)
 readonly work
 cleanup() {
-  podman_run_id=$(cat "$work"/*.cid 2>/dev/null || true)
-  [[ -z $podman_run_id ]] || xargs -r podman rm -f <<<"$podman_run_id" >/dev/null 2>&1 || true
+  local cid
+  for cid in "$work"/*.cid; do
+    [[ ! -s $cid ]] || podman rm -f "$(<"$cid")" >/dev/null 2>&1 || true
+  done
   rm -rf "$work"
 }
 trap cleanup EXIT
@@ -109,8 +111,9 @@ wait "$load" || true # it saw the server go
 step 'Where it writes'
 start sage-writable localhost/sage-server-cpu
 client verify --server "$address" --seqlen 512 >/dev/null
-changed=$(podman diff sage-writable | grep -v -E '^[AC] /(run|etc|dev|proc|sys)$|^[AC] /run/(sage|\.containerenv)|^[AC] /etc/(mtab|hosts|hostname|resolv.conf)$' || true)
-[[ -z $changed ]] || fail "written outside its volume: $changed"
+# What podman itself puts there is in one that does nothing, too.
+run --cidfile "$work/nothing.cid" --name sage-nothing -v "$work/sage-writable:/run/sage" --entrypoint true localhost/sage-server-cpu
+changed=$(diff <(podman diff sage-nothing | sort) <(podman diff sage-writable | sort)) || fail "written outside its volume: $changed"
 printf 'nothing outside /run/sage\n'
 stop sage-writable
 
