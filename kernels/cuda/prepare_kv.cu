@@ -118,8 +118,10 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareKeysArgs
   constexpr int kVectorsPerRow = kPaddedDim / kVector;
   constexpr int kRowStep = kThreads / kVectorsPerRow;
   constexpr int kRowsPerThread = kBlockKeys / kRowStep;
-  const std::int64_t head = blockIdx.x / Blocks(args);
-  const std::int64_t block = blockIdx.x % Blocks(args);
+  // The last come first: L2 still has them from the first pass.
+  const std::int64_t block_index = gridDim.x - 1 - blockIdx.x;
+  const std::int64_t head = block_index / Blocks(args);
+  const std::int64_t block = block_index % Blocks(args);
   const int vector = threadIdx.x % kVectorsPerRow;
   const int first_row = threadIdx.x / kVectorsPerRow;
   const bool in_head = vector * kVector < args.head_dim;
@@ -179,7 +181,7 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareKeysArgs
         make_uint2(QuantizeWord(pairs[0].x, pairs[0].y, pairs[1].x, pairs[1].y, group.factor),
                    QuantizeWord(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y, group.factor));
   }
-  if (threadIdx.x == 0) args.scales[blockIdx.x] = group.scale;
+  if (threadIdx.x == 0) args.scales[block_index] = group.scale;
 }
 
 // One thread block a block of K; heads without keys have one as well, for their smoothing vector.

@@ -144,12 +144,17 @@ __global__ void ComputeScales(const PrepareValuesArgs args) {
   args.scales[head * args.padded_dim + channel] = scale;
 }
 
+// What centred elements are multiplied by.
+__device__ __forceinline__ float Factor(float scale) { return scale == 0.0F ? 0.0F : 1.0F / scale; }
+
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareValuesArgs args) {
   constexpr int kWordsPerChannel = kBlockKeys / kKeysPerWord;
   constexpr int kVectorStep = kThreads / kWordsPerChannel;
-  const std::int64_t head = blockIdx.x / Blocks(args);
-  const std::int64_t block = blockIdx.x % Blocks(args);
+  // The last come first: L2 still has them from the first pass.
+  const std::int64_t block_index = gridDim.x - 1 - blockIdx.x;
+  const std::int64_t head = block_index / Blocks(args);
+  const std::int64_t block = block_index % Blocks(args);
   const int word = static_cast<int>(threadIdx.x) % kWordsPerChannel;
   std::int64_t keys[kKeysPerWord];
 #pragma unroll
@@ -157,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareValuesAr
     const std::uint32_t slot = word * kKeysPerWord + i;
     keys[i] = block * kBlockKeys + slot / 16 * 16 + KeyOfE4m3Slot(slot % 16);
   }
-  std::uint8_t* const target = BlockBytes(args, blockIdx.x);
+  std::uint8_t* const target = BlockBytes(args, block_index);
 #pragma unroll
   for (int first = 0; first < kPaddedDim / kVector; first += kVectorStep) {
     const int vector = first + static_cast<int>(threadIdx.x) / kWordsPerChannel;
@@ -172,12 +177,20 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareValuesAr
                                                  keys[i] * args.v.row_stride_bytes + vector * 16));
       }
     }
+    float means[kVector];
+    float factors[kVector];
+#pragma unroll
+    for (int j = 0; j < kVector; j += 4) {
+      const std::int64_t at = head * kPaddedDim + vector * kVector + j;
+      const float4 mean = __ldg(reinterpret_cast<const float4*>(args.means + at));
+      const float4 scale = __ldg(reinterpret_cast<const float4*>(args.scales + at));
+      means[j] = mean.x, means[j + 1] = mean.y, means[j + 2] = mean.z, means[j + 3] = mean.w;
+      factors[j] = Factor(scale.x), factors[j + 1] = Factor(scale.y);
+      factors[j + 2] = Factor(scale.z), factors[j + 3] = Factor(scale.w);
+    }
 #pragma unroll
     for (int j = 0; j < kVector; ++j) {
       const int channel = vector * kVector + j;
-      const float mean = __ldg(args.means + head * kPaddedDim + channel);
-      const float scale = __ldg(args.scales + head * kPaddedDim + channel);
-      const float factor = scale == 0.0F ? 0.0F : 1.0F / scale;
       float scaled[kKeysPerWord];
 #pragma unroll
       for (int i = 0; i < kKeysPerWord; ++i) {
@@ -186,7 +199,7 @@ __global__ void __launch_bounds__(kThreads) QuantizeBlocks(const PrepareValuesAr
         const float x = j % 2 == 0 ? pair.x : pair.y;
         const bool exists = in_head && keys[i] < args.length_k;
         scaled[i] = !exists       ? 0.0F
-                    : IsFinite(x) ? (x - mean) * factor
+                    : IsFinite(x) ? (x - means[j]) * factors[j]
                                   : __uint_as_float(0x7fc00000U);
       }
       *reinterpret_cast<std::uint32_t*>(

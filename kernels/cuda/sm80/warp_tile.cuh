@@ -17,11 +17,17 @@
 #include "kernels/cuda/sm80/attend_shape.h"
 #include "kernels/cuda/sm80/policy.cuh"
 #include "kernels/cuda/sm80/storage.cuh"
+#include "kernels/cuda/sm80/store_vector.cuh"
 #include "kernels/cuda/softmax.cuh"
-#include "kernels/cuda/store_vector.cuh"
 #include "kernels/cuda/swizzled_tile.cuh"
 
 namespace sage::cuda::sm80 {
+
+// Largest over the four threads of a row.
+__device__ __forceinline__ float RowMax(float thread_max) {
+  const float pair = fmaxf(thread_max, __shfl_xor_sync(0xffffffffU, thread_max, 1));
+  return fmaxf(pair, __shfl_xor_sync(0xffffffffU, pair, 2));
+}
 
 // A score unit (log2) above which the bias would cost accuracy: the product with 12582912 is then
 // rounded to 1/32 or worse.

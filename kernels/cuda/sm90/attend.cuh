@@ -4,13 +4,13 @@
 //
 // Source: FlashAttention-3 (Shah et al., 2024) for warps of different roles and products under the
 // softmax, SageAttention (Zhang et al., 2024) for INT8 scores with smoothed K. One work item is a
-// tile of 128 query rows of one head; thread blocks are persistent, one an SM:
+// tile of 128 query rows of one head; thread blocks are persistent, one or two an SM (policy.cuh):
 //
 //   producers   warp 0   copies listed blocks of K and V into a ring of stages
 //               warp 1   draws the items, longest first
 //               others   copy the queries of the next item
-//   consumers   rows 0 to 63 of the tile, and rows 64 to 127: quantise the queries; scores,
-//   softmax, sums
+//   consumers   rows 0 to 63 of the tile, and rows 64 to 127: quantise their queries, then scores,
+//               softmax and sums; write the rows
 //
 // They meet at barriers only where one hands something to another (storage.cuh), so that the next
 // item begins under the end of the last. What an item computes depends on nothing but its own task,

@@ -1,10 +1,12 @@
 // What one warpgroup computes of a tile, 64 rows: scores, online softmax, sums.
 //
-// Products are asynchronous, so that the tensor cores have work while the probabilities of a block
-// are computed. Turn i:
+// Products are asynchronous. Where a thread block has an SM for itself, the tensor cores have work
+// while the probabilities of a block are computed. Turn i:
 //
 //   tensor cores     scores q k(i+1), sums p(i-1) v(i-1)
 //   this warpgroup   p(i) from the scores q k(i)
+//
+// Where two share it, each of their warps does one thing after the other.
 #ifndef SAGE_KERNELS_CUDA_SM90_CONSUMER_CUH_
 #define SAGE_KERNELS_CUDA_SM90_CONSUMER_CUH_
 

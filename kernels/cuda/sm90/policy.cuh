@@ -28,9 +28,9 @@ struct KernelPolicy {
   static constexpr bool kE4m3Values = kValues == Values::kE4m3;
   static constexpr int kStages = kStagesT;  // blocks of K and V in shared memory
 
-  // Two thread blocks an SM where their registers suffice for it: four warps a scheduler then hide
-  // each other's latencies, so that a warp does one thing after the other. Else there are two, and
-  // each has its products under way under its softmax.
+  // Two thread blocks an SM where registers suffice: a scheduler's four warps hide each other's
+  // latencies, so that each does one thing after the other. Else it has two warps, and each has
+  // products under way under its softmax.
   static constexpr bool kInTurn = kInt8Scores && kHeadDim == 64;
   static constexpr int kBlocksPerSm = kInTurn ? 2 : 1;
   // Where the sums take most registers, there is room for the probabilities of one block only.

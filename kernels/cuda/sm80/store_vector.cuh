@@ -1,6 +1,6 @@
 // Writing rows of the output.
-#ifndef SAGE_KERNELS_CUDA_STORE_VECTOR_CUH_
-#define SAGE_KERNELS_CUDA_STORE_VECTOR_CUH_
+#ifndef SAGE_KERNELS_CUDA_SM80_STORE_VECTOR_CUH_
+#define SAGE_KERNELS_CUDA_SM80_STORE_VECTOR_CUH_
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -10,7 +10,7 @@
 #include "kernels/cuda/device_task.h"
 #include "kernels/cuda/ptx/math.cuh"
 
-namespace sage::cuda {
+namespace sage::cuda::sm80 {
 
 template <typename Output>
 __device__ __forceinline__ void StoreHalves(std::uint8_t* row, int vector, const float (&x)[8]) {
@@ -33,6 +33,6 @@ __device__ __forceinline__ void StoreVector(std::uint8_t* row, int vector, Eleme
   }
 }
 
-}  // namespace sage::cuda
+}  // namespace sage::cuda::sm80
 
-#endif  // SAGE_KERNELS_CUDA_STORE_VECTOR_CUH_
+#endif  // SAGE_KERNELS_CUDA_SM80_STORE_VECTOR_CUH_
