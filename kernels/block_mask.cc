@@ -339,10 +339,17 @@ void AppendActiveBlocks(const BlockMaskView& mask, std::int64_t head, std::int64
   // Keys before this are seen by every row of the tile: the first row sees the fewest.
   const std::int64_t common_end =
       is_causal ? CausalKeyEnd(tile * kBlockM, length_q, length_k) : length_k;
-  for (std::int64_t n = 0; n < end; ++n) {
-    if (!mask.at(head, tile, n)) continue;
+  const auto append = [&](std::int64_t n) {
     out->push_back(
         {.block = static_cast<std::int32_t>(n), .partial = (n + 1) * kBlockN > common_end});
+  };
+  if (const BlockListsView& lists = mask.lists; lists.row_begins != nullptr) {
+    const std::int64_t* const row = lists.row_begins + head * lists.head_stride + tile;
+    for (std::int64_t i = row[0]; i < row[1] && lists.blocks[i] < end; ++i) append(lists.blocks[i]);
+    return;
+  }
+  for (std::int64_t n = 0; n < end; ++n) {
+    if (mask.at(head, tile, n)) append(n);
   }
 }
 

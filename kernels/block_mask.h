@@ -48,6 +48,15 @@ struct DocumentPattern {
 using MaskPattern = std::variant<SlidingWindowPattern, SinkWindowPattern, StridedPattern,
                                  BandPattern, DocumentPattern>;
 
+// Lists of consecutive heads of one batch entry (kernels/block_lists.h); does not own them. Row m
+// of head h lists, ascending, blocks[row_begins[r]] up to blocks[row_begins[r + 1]], r being h *
+// head_stride + m. row_begins == nullptr: there are none.
+struct BlockListsView {
+  const std::int64_t* row_begins = nullptr;
+  std::int64_t head_stride = 0;  // in rows; 0 broadcasts one head
+  const std::int32_t* blocks = nullptr;
+};
+
 // Packed bits of consecutive heads of one batch entry; does not own them. Row m of head h starts at
 // bits + h * head_stride_bytes + m * row_stride_bytes, bit n is (byte n/8 >> n%8) & 1. A head
 // stride of 0 broadcasts one head. bits == nullptr lists every block.
@@ -55,6 +64,7 @@ struct BlockMaskView {
   const std::uint8_t* bits = nullptr;
   std::int64_t head_stride_bytes = 0;
   std::int64_t row_stride_bytes = 0;
+  BlockListsView lists = {};  // of the same blocks, where they are kept
 
   bool full() const { return bits == nullptr; }
   bool at(std::int64_t head, std::int64_t tile, std::int64_t block) const {

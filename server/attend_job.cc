@@ -180,7 +180,8 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
   } else if (spec.make_mask) {
     absl::StatusOr<BlockMask> mask = spec.make_mask();
     if (!mask.ok()) return mask.status();
-    job->context_->mask = std::make_shared<SharedMask>(SharedMask{*std::move(mask), nullptr});
+    job->context_->mask = std::make_shared<SharedMask>();
+    job->context_->mask->mask = *std::move(mask);
   }
   const std::shared_ptr<SharedMask>& mask = job->context_->mask;
   job->block_density_ =
@@ -447,6 +448,10 @@ AttendTask AttendJob::MakeTask(const Unit& unit) const {
   if (context_->mask != nullptr) {
     const MaskBegin begin = mask_begin();
     task.mask = context_->mask->mask.View(begin.batch + unit.batch, begin.head + head_q);
+    if (const std::optional<BlockLists>& lists = context_->mask->lists; lists.has_value()) {
+      task.mask.lists =
+          lists->View(lists->bytes().data(), begin.batch + unit.batch, begin.head + head_q);
+    }
   }
   return task;
 }

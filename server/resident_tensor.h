@@ -30,6 +30,7 @@ class ResidentTensor {
     Account::Reservation count;   // of the tenant: one tensor
     Account::Reservation quota;   // of the tenant: the bytes that the tensor counts for
     Account::Reservation host;    // masks: their bits
+    Account::Reservation lists;   // masks: their lists, where these are kept
     Account::Reservation device;  // elements, prepared keys, the device's copy of a mask
     std::shared_ptr<const void> placement;
     std::shared_ptr<SharedMask> mask;  // masks only

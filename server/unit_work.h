@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
+#include "kernels/block_lists.h"
 #include "server/cost_model.h"
 #include "server/slab_pool.h"
 
@@ -25,6 +27,7 @@ struct DeviceCopy {
 // A mask of one request, or a resident one that many share.
 struct SharedMask {
   BlockMask mask;
+  std::optional<BlockLists> lists;  // kept for a resident mask, where the device reads host memory
   std::shared_ptr<DeviceCopy> device;  // engine thread only; null until a unit has copied it
 };
 

@@ -13,8 +13,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/block_lists.h"
 #include "sage/v1/server.grpc.pb.h"
 #include "sage/v1/tensors.grpc.pb.h"
+#include "server/slab_pool.h"
 #include "tests/support/discrete_backend.h"
 #include "tests/support/faulty_server_fixture.h"
 #include "tests/support/plain_client.h"
@@ -413,6 +415,11 @@ TEST_P(Tensors, ServeAsMask) {
   const Answer want = Attend(request);
   ASSERT_TRUE(want.status.ok()) << want.status.error_message();
   *request.mutable_header()->mutable_mask()->mutable_handle() = MustPut(spec);
+  // It counts with its lists, or with the copy of a device that has memory of its own.
+  const bool discrete = GetParam() == DeviceMemory::kDiscrete;
+  const std::uint64_t bytes = mask.bits().size() + (discrete ? 0 : BlockLists::Bytes(mask));
+  EXPECT_EQ(Statistics().host_bytes_reserved(), bytes);
+  EXPECT_EQ(Statistics().tensor_bytes(), server::SlabPool::RoundUp(bytes) * (discrete ? 2 : 1));
   for (int round = 0; round < 2; ++round) {
     const Answer got = Attend(request);
     ASSERT_TRUE(got.status.ok()) << got.status.error_message();

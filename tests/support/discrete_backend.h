@@ -72,7 +72,9 @@ class DiscreteStream final : public ForwardingStream {
     const QueryScales scales = task.q_scales.value_or(QueryScales());
     return ranges_.Holds(task.prepared_kv) && ranges_.Holds(task.q.data) &&
            ranges_.Holds(scales.scales) && ranges_.Holds(scales.dot_smoothing) &&
-           ranges_.Holds(task.mask.bits) && ranges_.Holds(task.out.data) && ranges_.Holds(task.lse);
+           ranges_.Holds(task.mask.bits) && ranges_.Holds(task.mask.lists.row_begins) &&
+           ranges_.Holds(task.mask.lists.blocks) && ranges_.Holds(task.out.data) &&
+           ranges_.Holds(task.lse);
   }
 
   const DeviceRanges& ranges_;
