@@ -45,7 +45,10 @@ class AttendStreamCall final
       } else if (job_ == nullptr) {
         Fail(Begin());
       } else {
-        Fail(ReceiveChunk());
+        grpc::ByteBuffer message;
+        message.Swap(&in_);
+        Fail(ReceiveChunk(message));
+        return;
       }
       in_.Clear();
     });
@@ -137,10 +140,11 @@ class AttendStreamCall final
     return absl::OkStatus();
   }
 
-  absl::Status ReceiveChunk() {
+  absl::Status ReceiveChunk(const grpc::ByteBuffer& message) {
     v1::AttendStreamRequest request;
     FrameData data;
-    if (absl::Status status = ParseFrame(in_, &request, {&data, 1}); !status.ok()) return status;
+    if (absl::Status status = ParseFrame(message, &request, {&data, 1}); !status.ok())
+      return status;
     if (request.has_header()) return InvalidField("header", "got a second one");
     if (!request.has_chunk()) return InvalidField("chunk", "missing");
     const v1::Chunk& chunk = request.chunk();
@@ -158,7 +162,8 @@ class AttendStreamCall final
     absl::StatusOr<AttendJob::Places> places =
         job_->Receive(*piece, chunk.unit(), chunk.offset(), data.size);
     if (!places.ok()) return places.status();
-    const std::uint32_t crc = FrameReader(in_, data).CopyTo(*places, chunk.has_crc32c());
+    Read();  // the next message comes in while this one is copied
+    const std::uint32_t crc = FrameReader(message, data).CopyTo(*places, chunk.has_crc32c());
     if (chunk.has_crc32c()) {
       checksums_ = true;
       if (crc != chunk.crc32c()) {

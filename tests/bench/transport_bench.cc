@@ -218,6 +218,7 @@ class Bench {
         tensor_(mebibytes << 19, std::byte{1}) {
     ClientOptions options;
     options.target = targets.sage;
+    options.connections = 1;
     auto client = Client::Connect(options);
     if (!client.ok()) Die(client.status().ToString());
     client_ = *std::move(client);
