@@ -19,6 +19,7 @@ class BlockLists {
   // What bytes() will have: 8 bytes a row, 4 a listed block.
   static std::uint64_t Bytes(const BlockMask& mask);
 
+  // `mask` is not full, which has no bits.
   explicit BlockLists(const BlockMask& mask);
 
   std::span<const std::byte> bytes() const { return bytes_; }

@@ -39,8 +39,8 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::
   if (absl::IsFailedPrecondition(fits)) return fits;
 
   // A mask is kept at the host. A device with memory of its own has a copy, and builds lists from
-  // it faster than they could be read; for others they are kept, which is known to fit once there
-  // is a mask, for which there must be room.
+  // it in each launch; for others they are kept. What these take is known once there is a mask, for
+  // which there must be room.
   const bool discrete = !device.backend().info().unified_memory;
   absl::StatusOr<Account::Reservation> host =
       Take(admission_.host(), spec.mask_bytes, "server.host_bytes");
