@@ -10,22 +10,23 @@
 namespace sage::server {
 namespace {
 
-// As nvml.h declares them; kept stable by their vendor.
-using Result = int;  // 0: success
-using GpuHandle = void*;
-struct Utilization {
-  unsigned int gpu, memory;  // percent
-};
-struct MemoryInfo {
-  unsigned long long total, free, used;
-};
-constexpr int kGpuTemperature = 0;
+constexpr int kGpuTemperature = 0;  // of the sensors of nvml.h
 
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 }  // namespace
 
 struct GpuTelemetry::Library {
+  // As nvml.h declares them; kept stable by their vendor.
+  using Result = int;  // 0: success
+  using GpuHandle = void*;
+  struct Utilization {
+    unsigned int gpu, memory;  // percent
+  };
+  struct MemoryInfo {
+    unsigned long long total, free, used;
+  };
+
   void* loaded = nullptr;
   Result (*init)() = nullptr;
   Result (*shutdown)() = nullptr;
@@ -90,7 +91,7 @@ std::vector<Gauge> GpuTelemetry::Gauges() const {
   struct Figure {
     const char* name;
     const char* help;
-    double (Library::*read)(GpuHandle) const;
+    double (Library::*read)(Library::GpuHandle) const;
   };
   constexpr std::array<Figure, 4> kFigures = {{
       {"gpu_utilization_ratio", "Part of the last moments in which a kernel ran, of all processes.",
@@ -104,7 +105,7 @@ std::vector<Gauge> GpuTelemetry::Gauges() const {
   std::vector<Gauge> gauges;
   for (const Figure& figure : kFigures) {
     for (unsigned int i = 0; i < count; ++i) {
-      GpuHandle gpu = nullptr;
+      Library::GpuHandle gpu = nullptr;
       std::array<char, 96> uuid{};
       if (library_->handle(i, &gpu) != 0 || library_->uuid(gpu, uuid.data(), uuid.size()) != 0) {
         continue;
