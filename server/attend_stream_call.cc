@@ -45,10 +45,7 @@ class AttendStreamCall final
       } else if (job_ == nullptr) {
         Fail(Begin());
       } else {
-        grpc::ByteBuffer message;
-        message.Swap(&in_);
-        Fail(ReceiveChunk(message));
-        return;
+        Fail(ReceiveChunk());
       }
       in_.Clear();
     });
@@ -140,11 +137,10 @@ class AttendStreamCall final
     return absl::OkStatus();
   }
 
-  absl::Status ReceiveChunk(const grpc::ByteBuffer& message) {
+  absl::Status ReceiveChunk() {
     v1::AttendStreamRequest request;
     FrameData data;
-    if (absl::Status status = ParseFrame(message, &request, {&data, 1}); !status.ok())
-      return status;
+    if (absl::Status status = ParseFrame(in_, &request, {&data, 1}); !status.ok()) return status;
     if (request.has_header()) return InvalidField("header", "got a second one");
     if (!request.has_chunk()) return InvalidField("chunk", "missing");
     const v1::Chunk& chunk = request.chunk();
@@ -162,8 +158,7 @@ class AttendStreamCall final
     absl::StatusOr<AttendJob::Places> places =
         job_->Receive(*piece, chunk.unit(), chunk.offset(), data.size);
     if (!places.ok()) return places.status();
-    Read();  // the next message comes in while this one is copied
-    const std::uint32_t crc = FrameReader(message, data).CopyTo(*places, chunk.has_crc32c());
+    const std::uint32_t crc = FrameReader(in_, data).CopyTo(*places, chunk.has_crc32c());
     if (chunk.has_crc32c()) {
       checksums_ = true;
       if (crc != chunk.crc32c()) {

@@ -1,10 +1,10 @@
 // How a server behaves that has more to do than it can, and whose clients and processes come and
 // go.
 //
-//   operation_bench overload|deadline|cancel|restart|fairness [SECONDS]
+//   operation_bench overload|deadline|cancel|restart|fairness [SECONDS [BACKEND]]
 //
-// Each runs servers of its own on the CPU backend, prints its figures beside their goals, and ends
-// with status 1 where one is missed:
+// Each runs servers of its own, on the CPU backend unless BACKEND says cuda, prints its figures
+// beside their goals, and ends with status 1 where one is missed:
 //
 //   overload  requests with a deadline at three times the rate that the server can serve: what is
 //             still served in time, how soon the rest is refused, how the server's memory grows
@@ -67,6 +67,7 @@ double Mean(const std::vector<double>& values) {
 }
 
 bool all_met = true;
+std::string backend = "cpu";
 
 // Prints a figure and its goal, which is a lower or an upper bound.
 void State(const char* what, double figure, const char* unit, char bound, double goal) {
@@ -76,7 +77,7 @@ void State(const char* what, double figure, const char* unit, char bound, double
               met ? "" : "   MISSED");
 }
 
-// A sage-server on the CPU, up once constructed.
+// A sage-server, up once constructed.
 class ServerProcess {
  public:
   explicit ServerProcess(std::vector<std::string> more = {},
@@ -104,9 +105,8 @@ class ServerProcess {
   std::string PortFile() const { return folder_.File("port"); }
   std::vector<std::string> Arguments(std::vector<std::string> more, const std::string& listen) {
     for (const std::string& word :
-         {std::string("--backend"), std::string("cpu"), std::string("--log-level"),
-          std::string("warn"), std::string("--listen"), listen, std::string("--port-file"),
-          PortFile()}) {
+         {std::string("--backend"), backend, std::string("--log-level"), std::string("warn"),
+          std::string("--listen"), listen, std::string("--port-file"), PortFile()}) {
       more.push_back(word);
     }
     return more;
@@ -422,12 +422,13 @@ int Main(int argc, char** argv) {
                                                                      {"restart", Restart},
                                                                      {"fairness", Fairness}};
   const auto seconds = std::chrono::seconds(argc > 2 ? std::atoi(argv[2]) : 20);
+  if (argc > 3) backend = argv[3];
   for (const auto& [name, run] : modes) {
     if (argc < 2 || std::strcmp(argv[1], name) != 0) continue;
     run(seconds);
     return all_met ? 0 : 1;
   }
-  GiveUp("usage: operation_bench overload|deadline|cancel|restart|fairness [SECONDS]");
+  GiveUp("usage: operation_bench overload|deadline|cancel|restart|fairness [SECONDS [BACKEND]]");
 }
 
 }  // namespace
