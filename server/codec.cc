@@ -203,6 +203,15 @@ absl::StatusOr<JobSpec> DecodeHeader(const v1::AttendHeader& header, std::uint64
 
   const v1::ResidentPart* const part =
       header.has_resident_part() ? &header.resident_part() : nullptr;
+  for (const auto& [name, begin] :
+       {std::pair("batch_begin", header.resident_part().batch_begin()),
+        std::pair("q_head_begin", header.resident_part().q_head_begin()),
+        std::pair("kv_head_begin", header.resident_part().kv_head_begin())}) {
+    if (begin < 0 || begin > kMaxDimension) {
+      return InvalidField(absl::StrCat("header.resident_part.", name),
+                          absl::StrCat("got ", begin, ", allowed 0 to ", kMaxDimension));
+    }
+  }
   ResidentOperands& resident = spec.resident;
   resident.batch_begin = header.resident_part().batch_begin();
   resident.q_head_begin = header.resident_part().q_head_begin();
