@@ -166,8 +166,8 @@ AttendCall Client::Start(internal::Stripe stripe, bool is_inline, absl::Time dea
   // By now the call has let go of the connection.
   AttendCallback finish = [running = running_, connection,
                            done = std::move(done)](absl::StatusOr<AttendReport> report) {
-    running->Remove(connection);
     done(std::move(report));
+    running->Remove(connection);  // the client's end waits for this
   };
   absl::StatusOr<internal::OutgoingRequest> outgoing = internal::OutgoingRequest::Make(
       std::move(stripe.request), /*streamed=*/!is_inline, stripe.begin);

@@ -21,7 +21,11 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 
 "$bin/sage-server" --backend cpu --listen 127.0.0.1:0 --port-file "$work/port" --metrics-listen 127.0.0.1:0 \
   2>"$work/server.log" &
-until [[ -s $work/port ]]; do sleep 0.1; done
+server=$!
+until [[ -s $work/port ]]; do
+  kill -0 "$server" 2>/dev/null || { cat "$work/server.log" && exit 1; }
+  sleep 0.1
+done
 metrics_port=$(grep -o 'metrics_port=[0-9]*' "$work/server.log" | cut -d= -f2)
 
 mkdir "$work/prometheus"

@@ -74,7 +74,10 @@ expected = p @ v.astype(float) / p.sum(-1, keepdims=True)
 error = numpy.linalg.norm(out - expected) / numpy.linalg.norm(expected)
 print(f"python: relative L2 {error:.4f}")
 assert error < 0.03'
-pkill -TERM -x sage-server
+# Of all servers of this machine, the one whose root is this.
+for process in $(pgrep -x sage-server); do
+  [[ $(readlink "/proc/$process/root") != "$debian" ]] || kill -TERM "$process"
+done
 wait "$running" || fail 'the server did not end in peace'
 grep -rl 'SAGECTL' "$debian/usr/share/man/man1" >/dev/null || fail 'no manual page'
 
@@ -102,6 +105,7 @@ within sh -c 'cd /root/program && cmake . && make' >"$debian/build.log" 2>&1 || 
 }
 cat >"$debian/root/ask" <<'END'
 sage-server --listen 127.0.0.1:0 --port-file /root/port 2>/root/log & server=$!
+trap 'kill $server 2>/dev/null' EXIT
 until [ -s /root/port ]; do kill -0 $server || exit 1; sleep 0.1; done
 /root/program/program 127.0.0.1:$(cat /root/port) || exit 1
 kill $server && wait $server
