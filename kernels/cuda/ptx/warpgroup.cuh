@@ -1,4 +1,4 @@
-// Registers of warpgroups (sm_90a).
+// Registers and barriers of warpgroups (sm_90a).
 #ifndef SAGE_KERNELS_CUDA_PTX_WARPGROUP_CUH_
 #define SAGE_KERNELS_CUDA_PTX_WARPGROUP_CUH_
 

@@ -104,19 +104,17 @@ struct E4m3 {};
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));                   \
   }
 // The same with A in shared memory, described as B is.
-#define SAGE_SCORES_OF_TILE(name, element, type, CONSTRAINT, shape, tail, add)                     \
-  __device__ __forceinline__ void name(element, type(&d)[32], std::uint64_t a, std::uint64_t b) {  \
-    asm volatile("{.reg .pred adds; setp.ne.b32 adds, %34, 0; wgmma.mma_async.sync.aligned." shape \
-                 " {" SAGE_P32 "}, %32, %33, adds" tail ";}"                                       \
-                 : SAGE_D32(CONSTRAINT)                                                            \
-                 : "l"(a), "l"(b), "n"(add));                                                      \
+#define SAGE_SCORES_OF_TILE(name, CONSTRAINT, add)                                          \
+  __device__ __forceinline__ void name(std::int8_t, int(&d)[32], std::uint64_t a,           \
+                                       std::uint64_t b) {                                   \
+    asm volatile(                                                                           \
+        "{.reg .pred adds; setp.ne.b32 adds, %34, 0; "                                      \
+        "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {" SAGE_P32 "}, %32, %33, adds;}" \
+        : SAGE_D32(CONSTRAINT)                                                              \
+        : "l"(a), "l"(b), "n"(add));                                                        \
   }
-#define SAGE_SCORES_OF_TILES(element, type, TYPE, shape, tail)                            \
-  SAGE_SCORES_OF_TILE(WgmmaScoresFirst, element, type, SAGE_WRITE_##TYPE, shape, tail, 0) \
-  SAGE_SCORES_OF_TILE(WgmmaScores, element, type, SAGE_READ_WRITE_##TYPE, shape, tail, 1)
-SAGE_SCORES_OF_TILES(std::int8_t, int, INT, "m64n64k32.s32.s8.s8", "")
-SAGE_SCORES_OF_TILES(__half, float, FLOAT, "m64n64k16.f32.f16.f16", ", 1, 1, 0, 0")
-SAGE_SCORES_OF_TILES(__nv_bfloat16, float, FLOAT, "m64n64k16.f32.bf16.bf16", ", 1, 1, 0, 0")
+SAGE_SCORES_OF_TILE(WgmmaScoresFirst, SAGE_WRITE_INT, 0)
+SAGE_SCORES_OF_TILE(WgmmaScores, SAGE_READ_WRITE_INT, 1)
 SAGE_SCORES(std::int8_t, int, INT, "m64n64k32.s32.s8.s8", "")
 SAGE_SCORES(__half, float, FLOAT, "m64n64k16.f32.f16.f16", ", 1, 1, 0")
 SAGE_SCORES(__nv_bfloat16, float, FLOAT, "m64n64k16.f32.bf16.bf16", ", 1, 1, 0")
@@ -143,7 +141,6 @@ SAGE_VALUES(E4m3, 68, "m64n136k32.f32.e4m3.e4m3", ", 1, 1", "%68", "%69", "%70",
             "%73")
 
 #undef SAGE_VALUES
-#undef SAGE_SCORES_OF_TILES
 #undef SAGE_SCORES_OF_TILE
 #undef SAGE_SCORES
 #undef SAGE_WGMMA

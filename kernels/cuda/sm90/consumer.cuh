@@ -457,7 +457,6 @@ class ConsumerTile {
         if constexpr (Policy::kE4m3Values) {
           const int first = 16 * step + e / 2 * 8 + e % 2 * 2;
           const float x[4] = {take(first), take(first + 1), take(first + 4), take(first + 5)};
-          if constexpr (!Policy::kE4m3Values) sums[e % 2] += (x[0] + x[1]) + (x[2] + x[3]);
           p[step][e] = ptx::PackE4m3(x[0], x[1], x[2], x[3]);
         } else {
           const int first = 8 * step + 2 * e;
@@ -524,8 +523,9 @@ class ConsumerTile {
   __device__ __forceinline__ float GivenSmoothing(std::int64_t row) const {
     const DeviceTask& task = *context_.task;
     if (task.q_dots == nullptr) return 0.0F;
-    return task.softmax_scale *
-           __ldg(task.q_dots + context_.head * task.q_scales_head_stride + row);
+    // Rounded as what is left in the lse's place is.
+    return __fmul_rn(task.softmax_scale,
+                     __ldg(task.q_dots + context_.head * task.q_scales_head_stride + row));
   }
 
   SharedStorage<Policy>& storage_;
