@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "server/attend_call.h"
 #include "server/attend_stream_call.h"
 #include "server/codec.h"
@@ -55,11 +56,26 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
   spec->whole_entries = delivery.whole_entries;
   Device* const device = spec->resident.device();
   absl::StatusOr<std::unique_ptr<AttendJob>> job =
-      AttendJob::Create(*std::move(spec), jobs, device != nullptr ? *device : LeastLoaded(devices),
-                        delivery.window_bytes);
+      device != nullptr ? AttendJob::Create(*std::move(spec), jobs, *device, delivery.window_bytes)
+                        : StartAnywhere(*std::move(spec), delivery.window_bytes);
   // A drain that began meanwhile may have found nothing admitted, and then waits for nobody.
   if (absl::Status open = CheckOpen(); job.ok() && !open.ok()) return open;
   return job;
+}
+
+absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartAnywhere(
+    JobSpec spec, std::uint64_t window_bytes) {
+  const std::vector<Device*> by_load = ByLoad(devices);
+  for (Device* device : by_load) {
+    const bool last = device == by_load.back();
+    absl::StatusOr<std::unique_ptr<AttendJob>> job =
+        AttendJob::Create(last ? std::move(spec) : spec, jobs, *device, window_bytes);
+    // One whose memory is taken by what stays may have the shortest queue for long.
+    if (last || job.ok() || !absl::StartsWith(job.status().message(), "server.device_bytes")) {
+      return job;
+    }
+  }
+  return absl::InternalError("a server has at least one device");
 }
 
 grpc::ServerUnaryReactor* AttentionService::Attend(grpc::CallbackServerContext* context,

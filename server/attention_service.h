@@ -59,6 +59,9 @@ struct AttentionCore {
                                                       const v1::AttendHeader& header,
                                                       const grpc::CallbackServerContext& context,
                                                       Delivery delivery);
+  // On the device that will have done it first, of those with memory for it.
+  absl::StatusOr<std::unique_ptr<AttendJob>> StartAnywhere(JobSpec spec,
+                                                           std::uint64_t window_bytes);
 };
 
 class AttentionService final

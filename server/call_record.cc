@@ -128,8 +128,11 @@ void CallRecord::Close(const absl::Status& status, const AttendJob* job, Metrics
           : fmt::format("B{}xHq{}xHkv{}xSq{}xSk{}xD{}", job->problem().batch,
                         job->problem().num_heads_q, job->problem().num_heads_kv,
                         job->problem().seqlen_q, job->problem().seqlen_k, job->problem().head_dim);
+  // Callers without credentials may come in any number: Callers logs them, a few a second.
+  const bool unknown = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
+  const auto trouble = unknown ? spdlog::level::debug : spdlog::level::warn;
   spdlog::log(
-      status.ok() ? spdlog::level::info : spdlog::level::warn,
+      status.ok() ? spdlog::level::info : trouble,
       "event=request request_id={} {}rpc={} peer={} code={} shape={} density={:.3f} bytes_in={} "
       "bytes_out={} total_ms={:.3f} kernel_ms={:.3f} message=\"{}\"",
       job == nullptr ? "-" : job->request_id(), trace_, rpc_, peer_,

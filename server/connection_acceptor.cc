@@ -160,7 +160,9 @@ void ConnectionAcceptor::Accept(int listener) {
     if (open_.size() >= max_connections_) ForgetClosed();
     if (open_.size() >= max_connections_) {
       ++refused_;
-      spdlog::warn("event=connection_refused limit={}", max_connections_);
+      if (const auto left_out = log_limiter_.Take(); left_out.has_value()) {
+        spdlog::warn("event=connection_refused limit={} left_out={}", max_connections_, *left_out);
+      }
       return;
     }
     open_[fd.get()] = status.st_ino;

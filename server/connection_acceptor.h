@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/file_descriptor.h"
+#include "server/log_limiter.h"
 
 namespace sage::server {
 
@@ -58,6 +59,7 @@ class ConnectionAcceptor {
   std::uint64_t max_connections_ = 0;
   std::thread thread_;
 
+  LogLimiter log_limiter_;  // of refused connections
   mutable std::mutex mutex_;
   // Guarded by mutex_. Sockets handed over, by descriptor; gRPC closes them without telling, so
   // each is known by its inode.

@@ -19,14 +19,18 @@ absl::StatusOr<std::unique_ptr<Device>> Device::Create(std::unique_ptr<Backend> 
   return device;
 }
 
-Device& LeastLoaded(const std::vector<Device*>& devices) {
+std::vector<Device*> ByLoad(const std::vector<Device*>& devices) {
   // Asked once each: queues move meanwhile.
   std::vector<std::tuple<double, std::uint64_t, Device*>> loads;
   loads.reserve(devices.size());
   for (Device* device : devices) {
     loads.emplace_back(device->engine().queued_seconds(), device->memory().reserved(), device);
   }
-  return *std::get<Device*>(*std::min_element(loads.begin(), loads.end()));
+  std::sort(loads.begin(), loads.end());
+  std::vector<Device*> sorted;
+  sorted.reserve(loads.size());
+  for (const auto& load : loads) sorted.push_back(std::get<Device*>(load));
+  return sorted;
 }
 
 Device& Emptiest(const std::vector<Device*>& devices) {

@@ -43,9 +43,10 @@ class Device {
   std::unique_ptr<Engine> engine_;
 };
 
-// Of at least one device: the one that will be done with its queue first, by estimate, for what is
-// computed soon; of equals, and for what stays, the one with the least memory reserved.
-Device& LeastLoaded(const std::vector<Device*>& devices);
+// For what is computed soon: first the device that will be done with its queue first, by estimate,
+// and of equals the one with the least memory reserved.
+std::vector<Device*> ByLoad(const std::vector<Device*>& devices);
+// For what stays: the one of at least one device that has the least memory reserved.
 Device& Emptiest(const std::vector<Device*>& devices);
 
 }  // namespace sage::server

@@ -51,7 +51,10 @@ void Fronts::HandleConnection(int listener_fd, int fd) {
   const absl::StatusOr<GrpcFront*> front =
       peer.ok() ? FrontOf(*peer) : absl::StatusOr<GrpcFront*>(peer.status());
   if (!front.ok()) {
-    spdlog::warn("event=connection_refused reason=\"{}\"", std::string(front.status().message()));
+    if (const auto left_out = log_limiter_.Take(); left_out.has_value()) {
+      spdlog::warn("event=connection_refused left_out={} reason=\"{}\"", *left_out,
+                   std::string(front.status().message()));
+    }
     close(fd);
     return;
   }

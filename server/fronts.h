@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "server/grpc_front.h"
+#include "server/log_limiter.h"
 
 namespace sage::server {
 
@@ -42,6 +43,7 @@ class Fronts {
   absl::StatusOr<GrpcFront*> FrontOf(std::optional<uid_t> user);  // with mutex_ held
 
   const StartFront start_;
+  LogLimiter log_limiter_;  // of refused connections
   std::mutex mutex_;
   // Guarded by mutex_.
   std::map<std::optional<uid_t>, std::unique_ptr<GrpcFront>> fronts_;

@@ -314,11 +314,11 @@ TEST_F(AdmissionTime, TheLeastLoadedDeviceIsTheOneWithTheShortestQueue) {
       *Device::Create(*CreateCpuBackend({.num_threads = 1}), 256 << 20, {});
   const auto much = Take(idle->memory(), idle->memory().limit(), "test");
   ASSERT_TRUE(much.ok());
-  EXPECT_EQ(&LeastLoaded({device_.get(), idle.get()}), idle.get());
+  EXPECT_EQ(ByLoad({device_.get(), idle.get()}).front(), idle.get());
   EXPECT_EQ(&Emptiest({device_.get(), idle.get()}), device_.get());
   const std::unique_ptr<Device> empty =
       *Device::Create(*CreateCpuBackend({.num_threads = 1}), 256 << 20, {});
-  EXPECT_EQ(&LeastLoaded({device_.get(), idle.get(), empty.get()}), empty.get());
+  EXPECT_EQ(ByLoad({device_.get(), idle.get(), empty.get()}).front(), empty.get());
 }
 
 TEST_F(EngineTest, QueryRangesShareTheKeysOfTheirCarrier) {
