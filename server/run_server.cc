@@ -5,7 +5,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -56,10 +55,10 @@ int RunServer(
     spdlog::warn("event=signal signal={} message=\"second signal, leaving at once\"", signal);
     std::_Exit(128 + signal);
   }).detach();
-  std::optional<absl::Status> end;
-  while (!(end = (*server)->AwaitEndFor(kBetweenTidying)).has_value()) (*server)->GiveBackMemory();
+  while (!(*server)->AwaitEndFor(kBetweenTidying).has_value()) (*server)->GiveBackMemory();
   const bool peaceful = (*server)->Drain();
-  if (!end->ok()) std::_Exit(kFailed);
+  // Asked once it is drained, since a device may be lost until then.
+  if (!(*server)->AwaitEnd().ok()) std::_Exit(kFailed);
   return peaceful ? EXIT_SUCCESS : kFailed;
 }
 

@@ -413,7 +413,8 @@ absl::Status Server::Parts::WritePortFile() const {
 void Server::Parts::End(absl::Status why) {
   {
     const std::lock_guard lock(end_mutex);
-    if (!end.has_value()) end = std::move(why);
+    // A device may be lost after the end was asked for; then that is why.
+    if (!end.has_value() || end->ok()) end = std::move(why);
   }
   ended.notify_all();
 }
@@ -433,7 +434,10 @@ void Server::Parts::GiveBackMemory() {
 }
 
 bool Server::Parts::Drain() {
-  if (fronts == nullptr) return true;
+  if (fronts == nullptr) {  // It did not start; but its figures may be read already.
+    metrics->Close();
+    return true;
+  }
   spdlog::info("event=drain_begin active={}", admission.active_requests());
   fronts->SetHealthy(false);
   // Those who route requests here need time to notice.

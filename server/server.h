@@ -30,8 +30,8 @@ class Server {
   bool Drain();
 
   // Blocks until End() is called, or a device is lost for the rest of the process: OK, or the
-  // device's error. From then on health is NOT_SERVING and new requests are refused with
-  // UNAVAILABLE; the process is to drain and to leave.
+  // device's error, also where one is lost after End(). From then on health is NOT_SERVING and new
+  // requests are refused with UNAVAILABLE; the process is to drain and to leave.
   absl::Status AwaitEnd();
   // The same, or nothing where `duration` passes before.
   std::optional<absl::Status> AwaitEndFor(std::chrono::milliseconds duration);

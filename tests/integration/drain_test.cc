@@ -1,6 +1,9 @@
 // Draining: health says so, nothing that runs is lost, nothing new is taken.
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -212,22 +215,38 @@ TEST_F(Draining, ALostDeviceEndsHealthAndTheServer) {
   EXPECT_TRUE(server().Drain()) << "no request is left behind";
 }
 
-// The process of RunServer(), as sage-server runs it, on a device that is lost once it serves.
-[[noreturn]] void RunOnADeviceThatIsLost() {
+enum class Loss { kWhileItServes, kWhileItDrains };
+
+// The process of RunServer(), as sage-server runs it, on a device that is lost.
+[[noreturn]] void RunOnADeviceThatIsLost(Loss loss) {
   static Faults faults;  // _Exit() leaves threads behind that look at it
   static const ScratchFolder folder;
   server::ServerOptions options;
   options.listen = {"127.0.0.1:0"};
   options.threads = 1;
   options.port_file = folder.File("port");
-  std::thread([&] {
+  options.drain_delay = std::chrono::seconds(loss == Loss::kWhileItDrains ? 2 : 0);
+  std::thread([&, loss] {
+    // The server takes the signal.
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     std::string port;
     while ((port = ReadFile(options.port_file)).empty()) std::this_thread::yield();
     port.pop_back();  // the end of its line
-    const auto stub = v1::Attention::NewStub(
-        grpc::CreateChannel("127.0.0.1:" + port, grpc::InsecureChannelCredentials()));
+    const auto channel =
+        grpc::CreateChannel("127.0.0.1:" + port, grpc::InsecureChannelCredentials());
+    const auto stub = v1::Attention::NewStub(channel);
     const bool served{AttendsRightly(*stub, MakeSample(SmallProblem(), 1))};
     std::fputs(served ? "served\n" : "not served\n", stderr);
+    if (loss == Loss::kWhileItDrains) {
+      kill(getpid(), SIGTERM);
+      const auto health = [&channel] {
+        return RawExchange(channel, "/grpc.health.v1.Health/Check", {""}).messages;
+      };
+      while (health() == std::vector<std::string>{kServing}) std::this_thread::yield();
+    }
     faults.lost = true;
   }).detach();
   std::exit(server::RunServer(options, [] {
@@ -239,7 +258,14 @@ TEST_F(Draining, ALostDeviceEndsHealthAndTheServer) {
 
 TEST(DrainingDeathTest, ALostDeviceEndsTheProcessForItsSupervisor) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(RunOnADeviceThatIsLost(), ::testing::ExitedWithCode(1), "^served\n$");
+  EXPECT_EXIT(RunOnADeviceThatIsLost(Loss::kWhileItServes), ::testing::ExitedWithCode(1),
+              "^served\n$");
+}
+
+TEST(DrainingDeathTest, ADeviceLostDuringADrainIsNoPeacefulEnd) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(RunOnADeviceThatIsLost(Loss::kWhileItDrains), ::testing::ExitedWithCode(1),
+              "^served\n$");
 }
 
 TEST_F(Draining, EndsWhereItIsAskedTo) {
