@@ -25,7 +25,7 @@ std::uint64_t SlabPool::RoundUp(std::uint64_t bytes) {
 absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
   const std::uint64_t size = RoundUp(bytes);
   if (size == 0) return Slab();
-  std::vector<Memory> evicted;  // freed outside the lock
+  std::vector<Memory> evicted;
   {
     const std::lock_guard lock(mutex_);
     in_use_bytes_ += size;
@@ -38,13 +38,18 @@ absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
     }
     while (cached_bytes_ > 0 && in_use_bytes_ + cached_bytes_ > limit_bytes_) {
       const auto largest = std::prev(cached_.end());
-      cached_bytes_ -= largest->first;
-      evicted.push_back(std::move(largest->second.back().memory));
-      largest->second.pop_back();
+      evicted.push_back(TakeToFree(largest->first, largest->second));
       if (largest->second.empty()) cached_.erase(largest);
     }
   }
-  evicted.clear();
+  Free(std::move(evicted));
+  {
+    // What others still free is not there for the backend yet.
+    std::unique_lock lock(mutex_);
+    freed_.wait(lock, [this] {
+      return freeing_bytes_ == 0 || in_use_bytes_ + cached_bytes_ + freeing_bytes_ <= limit_bytes_;
+    });
+  }
   absl::StatusOr<Memory> memory = backend_.Allocate(kind_, size);
   if (!memory.ok()) {
     const std::lock_guard lock(mutex_);
@@ -55,16 +60,36 @@ absl::StatusOr<Slab> SlabPool::Acquire(std::uint64_t bytes) {
 }
 
 void SlabPool::FreeUnwanted(Clock::time_point now) {
-  std::vector<Memory> unwanted;  // freed outside the lock
-  const std::lock_guard lock(mutex_);
-  for (auto& [size, kept] : cached_) {
-    while (!kept.empty() && now - kept.front().since > kPatience) {
-      unwanted.push_back(std::move(kept.front().memory));
-      kept.pop_front();
-      cached_bytes_ -= size;
+  std::vector<Memory> unwanted;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& [size, kept] : cached_) {
+      while (!kept.empty() && now - kept.front().since > kPatience) {
+        unwanted.push_back(TakeToFree(size, kept));
+      }
     }
+    std::erase_if(cached_, [](const auto& entry) { return entry.second.empty(); });
   }
-  std::erase_if(cached_, [](const auto& entry) { return entry.second.empty(); });
+  Free(std::move(unwanted));
+}
+
+Memory SlabPool::TakeToFree(std::uint64_t size, std::deque<Kept>& kept) {
+  Memory memory = std::move(kept.front().memory);
+  kept.pop_front();
+  cached_bytes_ -= size;
+  freeing_bytes_ += size;
+  return memory;
+}
+
+void SlabPool::Free(std::vector<Memory> memory) {
+  std::uint64_t bytes = 0;
+  for (const Memory& one : memory) bytes += one.size();
+  memory.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    freeing_bytes_ -= bytes;
+  }
+  freed_.notify_all();
 }
 
 void SlabPool::Return(Memory memory) {
@@ -83,7 +108,7 @@ std::uint64_t SlabPool::in_use_bytes() const {
 
 std::uint64_t SlabPool::cached_bytes() const {
   const std::lock_guard lock(mutex_);
-  return cached_bytes_;
+  return cached_bytes_ + freeing_bytes_;
 }
 
 }  // namespace sage::server

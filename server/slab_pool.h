@@ -11,6 +11,7 @@
 #define SAGE_SERVER_SLAB_POOL_H_
 
 #include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -75,7 +76,7 @@ class SlabPool {
   void FreeUnwanted(Clock::time_point now = Clock::now());
 
   std::uint64_t in_use_bytes() const;
-  std::uint64_t cached_bytes() const;
+  std::uint64_t cached_bytes() const;  // until they are freed
 
  private:
   friend class Slab;
@@ -85,15 +86,21 @@ class SlabPool {
   };
 
   void Return(Memory memory);
+  // Takes one of `kept`, of slabs of `size`, out of those to use again; it counts as kept until
+  // Free() has freed it. With mutex_ held.
+  Memory TakeToFree(std::uint64_t size, std::deque<Kept>& kept);
+  void Free(std::vector<Memory> memory);  // without mutex_, as this may take a while
 
   Backend& backend_;
   const MemoryKind kind_;
   const std::uint64_t limit_bytes_;
 
   mutable std::mutex mutex_;
+  std::condition_variable freed_;
   // All guarded by mutex_.
   std::map<std::uint64_t, std::deque<Kept>> cached_;  // by size; the last one kept goes out first
   std::uint64_t cached_bytes_ = 0;
+  std::uint64_t freeing_bytes_ = 0;  // of slabs that nobody gets any more but are not freed yet
   std::uint64_t in_use_bytes_ = 0;
 };
 

@@ -1,7 +1,9 @@
 #include "server/slab_pool.h"
 
+#include <atomic>
 #include <memory>
 #include <random>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -9,9 +11,36 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "server/account.h"
 #include "tests/support/faulty_backend.h"
+#include "tests/support/forwarding_backend.h"
 
 namespace sage::server {
 namespace {
+
+// Has `limit` bytes and not one more; takes its time to free them.
+class SmallBackend : public testing::ForwardingBackend {
+ public:
+  explicit SmallBackend(std::uint64_t limit)
+      : ForwardingBackend(*CreateCpuBackend({.num_threads = 1})), limit_(limit) {}
+
+  absl::StatusOr<Memory> Allocate(MemoryKind kind, std::size_t bytes) override {
+    if (allocated_.fetch_add(bytes) + bytes > limit_) {
+      allocated_ -= bytes;
+      return absl::ResourceExhaustedError("no room");
+    }
+    absl::StatusOr<Memory> memory = ForwardingBackend::Allocate(kind, bytes);
+    if (!memory.ok()) return memory;
+    auto owner = std::make_shared<Memory>(*std::move(memory));
+    return Memory(owner->data(), bytes, [this, owner](std::byte*, std::size_t size) {
+      for (int i = 0; i < 20; ++i) std::this_thread::yield();
+      owner->Reset();
+      allocated_ -= size;
+    });
+  }
+
+ private:
+  const std::uint64_t limit_;
+  std::atomic<std::uint64_t> allocated_ = 0;
+};
 
 class SlabPoolTest : public ::testing::Test {
  protected:
@@ -81,6 +110,38 @@ TEST_F(SlabPoolTest, FreesSlabsThatNobodyWants) {
   pool_.FreeUnwanted(begin + SlabPool::kPatience + std::chrono::minutes(1));
   EXPECT_EQ(pool_.cached_bytes(), 0u);
   EXPECT_EQ(pool_.in_use_bytes(), large);
+}
+
+// Slabs that were promised are there, whatever is being freed meanwhile.
+TEST(SlabPool, AllocatesNothingBeforeThereIsRoom) {
+  constexpr std::uint64_t kLimit = 256 << 10;
+  constexpr std::uint64_t kThreads = 3;
+  SmallBackend backend(kLimit);
+  SlabPool pool(backend, MemoryKind::kHost, kLimit);
+  std::atomic<bool> ended = false;
+  std::thread freeing([&] {
+    while (!ended) {
+      pool.FreeUnwanted(SlabPool::Clock::now() + 2 * SlabPool::kPatience);
+      std::this_thread::yield();
+    }
+  });
+  std::vector<std::thread> acquiring;
+  for (std::uint64_t t = 0; t < kThreads; ++t) {
+    acquiring.emplace_back([&pool, t] {
+      std::mt19937_64 random(t);
+      for (int i = 0; i < 2000; ++i) {
+        // A step below the fair share, as sizes are rounded up.
+        const auto slab = pool.Acquire(1 + random() % (kLimit / kThreads * 3 / 4));
+        ASSERT_TRUE(slab.ok()) << slab.status();
+      }
+    });
+  }
+  for (std::thread& thread : acquiring) thread.join();
+  ended = true;
+  freeing.join();
+  pool.FreeUnwanted(SlabPool::Clock::now() + 2 * SlabPool::kPatience);
+  EXPECT_EQ(pool.cached_bytes(), 0u);
+  EXPECT_EQ(pool.in_use_bytes(), 0u);
 }
 
 TEST_F(SlabPoolTest, AFailedAllocationLeavesNothingBehind) {
