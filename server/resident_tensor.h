@@ -27,11 +27,12 @@ class ResidentTensor {
  public:
   // What a tensor takes up, for as long as it lives.
   struct Holdings {
-    Account::Reservation count;   // of the tenant: one tensor
-    Account::Reservation quota;   // of the tenant: the bytes that the tensor counts for
-    Account::Reservation host;    // masks: their bits
-    Account::Reservation lists;   // masks: their lists, where these are kept
-    Account::Reservation device;  // elements, prepared keys, the device's copy of a mask
+    Account::Reservation count;        // of the tenant: one tensor
+    Account::Reservation quota;        // of the tenant: the bytes that the tensor counts for, and
+    Account::Reservation lists_quota;  // those of its lists
+    Account::Reservation host;         // masks: their bits
+    Account::Reservation lists;        // masks: their lists, where these are kept
+    Account::Reservation device;       // elements, prepared keys, the device's copy of a mask
     std::shared_ptr<const void> placement;
     std::shared_ptr<SharedMask> mask;  // masks only
     Slab slab;                         // device memory of the elements; empty for a mask
@@ -49,7 +50,9 @@ class ResidentTensor {
   Device& device() const { return device_; }
   std::byte* data() const { return holdings_.slab.data(); }
   const std::shared_ptr<SharedMask>& mask() const { return holdings_.mask; }
-  std::uint64_t stored_bytes() const { return holdings_.quota.amount(); }
+  std::uint64_t stored_bytes() const {
+    return holdings_.quota.amount() + holdings_.lists_quota.amount();
+  }
   // Whether it was made from this spec and, if it is a mask, has these bits.
   bool Is(const TensorSpec& spec, const BlockMask& mask) const;
 

@@ -38,30 +38,13 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::
   const absl::Status fits = Take(quota_bytes, spec.tensor.bytes(), "tenant.tensor_bytes").status();
   if (absl::IsFailedPrecondition(fits)) return fits;
 
-  // A mask is kept at the host. A device with memory of its own has a copy, and builds lists from
-  // it in each launch; for others they are kept. What these take is known once there is a mask, for
-  // which there must be room.
-  const bool discrete = !device.backend().info().unified_memory;
-  absl::StatusOr<Account::Reservation> host =
-      Take(admission_.host(), spec.mask_bytes, "server.host_bytes");
-  if (!host.ok()) return host.status();
-  holdings.host = *std::move(host);
-  std::uint64_t list_bytes = 0;
-  if (spec.make_mask) {
-    absl::StatusOr<BlockMask> mask = spec.make_mask();
-    if (!mask.ok()) return mask.status();
-    if (!discrete) list_bytes = BlockLists::Bytes(*mask);
-    holdings.mask = std::make_shared<SharedMask>();
-    holdings.mask->mask = *std::move(mask);
-  }
-  absl::StatusOr<Account::Reservation> lists =
-      Take(admission_.host(), list_bytes, "server.host_bytes");
-  if (!lists.ok()) return lists.status();
-  holdings.lists = *std::move(lists);
   const std::int64_t kv_heads =
       spec.tensor.role == TensorRole::kK
           ? KvHeadsPerUnit(spec.tensor.num_heads, spec.tensor.head_bytes(), options_.unit_bytes)
           : 1;
+  // A mask is kept at the host. A device with memory of its own has a copy, and builds lists from
+  // it in each launch; for others they are kept.
+  const bool discrete = !device.backend().info().unified_memory;
   std::uint64_t device_bytes =
       SlabPool::RoundUp(spec.tensor.bytes()) + (discrete ? SlabPool::RoundUp(spec.mask_bytes) : 0);
   if (spec.tensor.role == TensorRole::kK) {
@@ -72,20 +55,41 @@ absl::StatusOr<std::shared_ptr<ResidentTensor>> TensorStore::Reserve(const std::
   if (!count.ok()) return count.status();
   holdings.count = *std::move(count);
   absl::StatusOr<Account::Reservation> quota =
-      Take(quota_bytes, device_bytes + SlabPool::RoundUp(spec.mask_bytes + list_bytes),
-           "tenant.tensor_bytes");
+      Take(quota_bytes, device_bytes + SlabPool::RoundUp(spec.mask_bytes), "tenant.tensor_bytes");
   if (!quota.ok()) return quota.status();
   holdings.quota = *std::move(quota);
+  absl::StatusOr<Account::Reservation> host =
+      Take(admission_.host(), spec.mask_bytes, "server.host_bytes");
+  if (!host.ok()) return host.status();
+  holdings.host = *std::move(host);
   absl::StatusOr<Account::Reservation> on_device =
       Take(device.memory(), device_bytes, "server.device_bytes");
   if (!on_device.ok()) return on_device.status();
   holdings.device = *std::move(on_device);
 
-  if (list_bytes > 0) holdings.mask->lists.emplace(holdings.mask->mask);
+  if (spec.make_mask) {
+    absl::StatusOr<BlockMask> mask = spec.make_mask();
+    if (!mask.ok()) return mask.status();
+    holdings.mask = std::make_shared<SharedMask>();
+    holdings.mask->mask = *std::move(mask);
+    if (!discrete) KeepLists(quota_bytes, spec.mask_bytes, holdings);
+  }
   absl::StatusOr<Slab> slab = device.pool().Acquire(spec.tensor.bytes());
   if (!slab.ok()) return slab.status();
   holdings.slab = *std::move(slab);
   return std::make_shared<ResidentTensor>(spec.tensor, device, kv_heads, std::move(holdings));
+}
+
+void TensorStore::KeepLists(Account& quota_bytes, std::uint64_t mask_bytes,
+                            ResidentTensor::Holdings& holdings) {
+  const std::uint64_t bytes = BlockLists::Bytes(holdings.mask->mask);
+  std::optional<Account::Reservation> host = admission_.host().Reserve(bytes);
+  std::optional<Account::Reservation> quota =
+      quota_bytes.Reserve(SlabPool::RoundUp(mask_bytes + bytes) - SlabPool::RoundUp(mask_bytes));
+  if (!host.has_value() || !quota.has_value()) return;
+  holdings.lists = *std::move(host);
+  holdings.lists_quota = *std::move(quota);
+  holdings.mask->lists.emplace(holdings.mask->mask);
 }
 
 absl::StatusOr<TensorStore::Handle> TensorStore::Publish(const std::string& tenant,

@@ -32,7 +32,8 @@ struct TensorStoreOptions {
 // A checked request to keep a tensor.
 struct PutSpec {
   TensorSpec tensor;
-  // Masks: bytes of the packed bits, and what builds them, called once these bytes are reserved.
+  // Masks: bytes of the packed bits, and what builds them, called once these bytes are reserved
+  // for the host and the tenant.
   std::uint64_t mask_bytes = 0;
   std::function<absl::StatusOr<BlockMask>()> make_mask;
   std::optional<std::chrono::milliseconds> lease;  // nothing: the default
@@ -82,6 +83,10 @@ class TensorStore {
  private:
   using Clock = std::chrono::steady_clock;
 
+  // Adds its lists to the mask in `holdings`, of `mask_bytes`, where the tenant's quota and the
+  // host have room for them: kernels are faster with lists, and right without.
+  void KeepLists(Account& quota_bytes, std::uint64_t mask_bytes,
+                 ResidentTensor::Holdings& holdings);
   Handle ToHandle(TensorTable::Entry entry) const;
   void EndLeases();
 

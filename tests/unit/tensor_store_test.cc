@@ -71,6 +71,26 @@ class TensorStoreTest : public ::testing::Test {
     return spec;
   }
 
+  // Lists every block of 64 heads, 16 tiles and 64 blocks: 8 KiB of bits, 264 KiB of lists. Counts
+  // how often it is made.
+  PutSpec Mask() {
+    PutSpec spec;
+    spec.tensor.role = TensorRole::kMask;
+    spec.mask_bytes = 8 << 10;
+    spec.make_mask = [this] {
+      ++masks_made_;
+      AttentionProblem problem;
+      problem.batch = 1;
+      problem.num_heads_q = problem.num_heads_kv = 64;
+      problem.seqlen_q = 16 * 128;
+      problem.seqlen_k = 64 * 64;
+      problem.head_dim = 64;
+      return BlockMask::FromPacked(problem, 1, 64, std::vector<std::uint8_t>(8 << 10, 0xFF));
+    };
+    return spec;
+  }
+
+  int masks_made_ = 0;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Device> other_device_;
   Admission admission_{64 << 20, 4};
@@ -184,6 +204,41 @@ TEST_F(TensorStoreTest, KeysPayForBeingKeptPrepared) {
   const auto k = *store.Reserve("me", spec);
   EXPECT_GT(k->stored_bytes(), v->stored_bytes());
   EXPECT_EQ(device_->memory().reserved(), k->stored_bytes() + v->stored_bytes());
+}
+
+TEST_F(TensorStoreTest, AMaskIsMadeOnceThereIsRoomForIt) {
+  Tenants tenants({}, {{"none", {.tensors = 0}}, {"small", {.tensor_bytes = 4 << 10}}});
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_, {device_.get()});
+  for (const char* tenant : {"none", "small"}) {
+    EXPECT_EQ(store.Reserve(tenant, Mask()).status().code(), absl::StatusCode::kFailedPrecondition);
+  }
+  EXPECT_EQ(masks_made_, 0);
+  EXPECT_TRUE(store.Reserve("me", Mask()).ok());
+  EXPECT_EQ(masks_made_, 1);
+}
+
+TEST_F(TensorStoreTest, AMaskIsKeptWithoutListsWhereThereIsNoRoomForThem) {
+  Tenants tenants({}, {{"small", {.tensor_bytes = 64 << 10}}});
+  Admission small_host(64 << 10, 4);
+  TensorStore store({.unit_bytes = 1 << 20}, tenants, admission_, {device_.get()});
+  TensorStore small_store({.unit_bytes = 1 << 20}, tenants, small_host, {device_.get()});
+  const auto with_lists = store.Reserve("me", Mask());
+  ASSERT_TRUE(with_lists.ok()) << with_lists.status();
+  const BlockMask& mask = (*with_lists)->mask()->mask;
+  EXPECT_TRUE((*with_lists)->mask()->lists.has_value());
+  const std::uint64_t bytes = mask.bits().size() + BlockLists::Bytes(mask);
+  EXPECT_EQ((*with_lists)->stored_bytes(), SlabPool::RoundUp(bytes));
+  EXPECT_EQ(admission_.host().reserved(), bytes);
+
+  const auto no_quota = store.Reserve("small", Mask());
+  const auto no_host_memory = small_store.Reserve("me", Mask());
+  for (const auto& tensor : {no_quota, no_host_memory}) {
+    ASSERT_TRUE(tensor.ok()) << tensor.status();
+    EXPECT_FALSE((*tensor)->mask()->lists.has_value());
+    EXPECT_EQ((*tensor)->stored_bytes(), SlabPool::RoundUp(mask.bits().size()));
+  }
+  EXPECT_EQ(admission_.host().reserved(), bytes + mask.bits().size());
+  EXPECT_EQ(small_host.host().reserved(), mask.bits().size());
 }
 
 // Threads put, find, renew, release and let leases end, all at once; nothing is left.
