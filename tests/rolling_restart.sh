@@ -73,17 +73,24 @@ for ((next = 0; SECONDS + 3 < seconds; next = (next + 1) % 3)); do
   wait "${servers[next]}" || { echo "server $next did not end in peace" && exit 1; }
   start "$next" "$port"
   # The next one goes once clients use this one again.
-  until (($(answered "$next") > 0)); do sleep 0.05; done
+  until (($(answered "$next") > 0)); do
+    kill -0 $load 2>/dev/null || break 2 # none comes any more
+    sleep 0.05
+  done
   ((++restarts))
 done
 wait $load || status=1
 wait $verify || status=1
+verified=$(cat "$work/verified" 2>/dev/null || echo 0)
 
 cat "$work/load.log"
-printf '%d restarts of three servers behind %s; %s answers verified; ' "$restarts" "$target" "$(cat "$work/verified" 2>/dev/null || echo no)"
+printf '%d restarts of three servers behind %s; %s answers verified; ' "$restarts" "$target" "$verified"
 if ((status)); then
   echo 'a request was LOST or an answer WRONG'
   cat "$work/verify.log"
+elif ((restarts == 0 || verified == 0)); then
+  echo 'too little happened to tell'
+  status=1
 else
   echo '0 lost, 0 wrong'
 fi
