@@ -154,7 +154,7 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
     // Partial blocks, which come last, pass through this warp's hands.
     for (int i = full; i < total; ++i) {
       const int at = first_partial.index;
-      if (lane < 2) storage.bad_keys[at][lane] = 0;
+      if (lane == 0) storage.bad_keys[at][0] = storage.bad_keys[at][1] = 0;
       ptx::Wait(&storage.landed[i - full], landed_parity >> (i - full) & 1);
       landed_parity ^= 1U << (i - full);
       __syncwarp();
