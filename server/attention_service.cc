@@ -57,25 +57,21 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
   Device* const device = spec->resident.device();
   absl::StatusOr<std::unique_ptr<AttendJob>> job =
       device != nullptr ? AttendJob::Create(*std::move(spec), jobs, *device, delivery.window_bytes)
-                        : StartAnywhere(*std::move(spec), delivery.window_bytes);
+                        : StartAnywhere(*spec, delivery.window_bytes);
   // A drain that began meanwhile may have found nothing admitted, and then waits for nobody.
   if (absl::Status open = CheckOpen(); job.ok() && !open.ok()) return open;
   return job;
 }
 
 absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartAnywhere(
-    JobSpec spec, std::uint64_t window_bytes) {
-  const std::vector<Device*> by_load = ByLoad(devices);
-  for (Device* device : by_load) {
-    const bool last = device == by_load.back();
-    absl::StatusOr<std::unique_ptr<AttendJob>> job =
-        AttendJob::Create(last ? std::move(spec) : spec, jobs, *device, window_bytes);
+    const JobSpec& spec, std::uint64_t window_bytes) {
+  absl::StatusOr<std::unique_ptr<AttendJob>> job = absl::InternalError("there is no device");
+  for (Device* device : ByLoad(devices)) {
+    job = AttendJob::Create(spec, jobs, *device, window_bytes);
     // One whose memory is taken by what stays may have the shortest queue for long.
-    if (last || job.ok() || !absl::StartsWith(job.status().message(), "server.device_bytes")) {
-      return job;
-    }
+    if (job.ok() || !absl::StartsWith(job.status().message(), "server.device_bytes")) break;
   }
-  return absl::InternalError("a server has at least one device");
+  return job;
 }
 
 grpc::ServerUnaryReactor* AttentionService::Attend(grpc::CallbackServerContext* context,

@@ -60,7 +60,7 @@ struct AttentionCore {
                                                       const grpc::CallbackServerContext& context,
                                                       Delivery delivery);
   // On the device that will have done it first, of those with memory for it.
-  absl::StatusOr<std::unique_ptr<AttendJob>> StartAnywhere(JobSpec spec,
+  absl::StatusOr<std::unique_ptr<AttendJob>> StartAnywhere(const JobSpec& spec,
                                                            std::uint64_t window_bytes);
 };
 
