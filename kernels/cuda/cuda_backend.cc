@@ -78,9 +78,7 @@ class CudaBackend : public Backend {
   }
 
   absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override {
-    absl::StatusOr<cuda::StreamHandle> stream = cuda::MakeStream(state_.properties().ordinal);
-    if (!stream.ok()) return stream.status();
-    return std::make_unique<cuda::CudaStream>(state_, *std::move(stream));
+    return cuda::CudaStream::Create(state_);
   }
 
   absl::StatusOr<std::unique_ptr<Event>> CreateEvent() override {

@@ -1,8 +1,9 @@
 #include "kernels/cuda/cuda_stream.h"
 
 #include <memory>
+#include <utility>
 
-#include "kernels/cuda/attend_launch.h"
+#include "absl/memory/memory.h"
 #include "kernels/cuda/attend_plan.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/prepare_kv.h"
@@ -32,6 +33,20 @@ absl::StatusOr<double> CudaEvent::SecondsSince(const Event& earlier) const {
   return milliseconds * 1e-3;
 }
 
+absl::StatusOr<std::unique_ptr<CudaStream>> CudaStream::Create(DeviceState& state) {
+  const int device = state.properties().ordinal;
+  absl::StatusOr<StreamHandle> stream = MakeStream(device);
+  if (!stream.ok()) return stream.status();
+  absl::StatusOr<StreamHandle> lists = MakeStream(device);
+  if (!lists.ok()) return lists.status();
+  absl::StatusOr<EventHandle> fork = MakeEvent(device);
+  if (!fork.ok()) return fork.status();
+  absl::StatusOr<EventHandle> join = MakeEvent(device);
+  if (!join.ok()) return join.status();
+  return absl::WrapUnique(new CudaStream(state, *std::move(stream), *std::move(lists),
+                                         *std::move(fork), *std::move(join)));
+}
+
 template <typename Call>
 absl::Status CudaStream::Run(const char* action, const Call& call) {
   if (absl::Status status = UseDevice(state_.properties().ordinal); !status.ok()) return status;
@@ -42,6 +57,7 @@ absl::Status CudaStream::Run(const char* action, const Call& call) {
 
 absl::Status CudaStream::Copy(void* target, const void* source, std::size_t bytes,
                               cudaMemcpyKind kind) {
+  only_prepares_ = false;
   return Run("copying",
              [&] { return cudaMemcpyAsync(target, source, bytes, kind, stream_.get()); });
 }
@@ -76,8 +92,12 @@ absl::Status CudaStream::PrepareKv(const KvTask& task, void* prepared) {
       .scales = reinterpret_cast<float*>(base + layout.scales),
       .smoothing = reinterpret_cast<float*>(base + layout.smoothing),
   };
-  absl::Status status =
-      Run("quantising keys", [&] { return LaunchPrepareKeys(args, stream_.get()); });
+  absl::Status status = Run("quantising keys", [&] {
+    const cudaError_t error =
+        only_prepares_ ? cudaSuccess : cudaEventRecord(fork_.get(), stream_.get());
+    only_prepares_ = error == cudaSuccess;
+    return error == cudaSuccess ? LaunchPrepareKeys(args, stream_.get()) : error;
+  });
   if (!status.ok() || task.precision != Precision::kQkInt8PvFp8) return status;
   return PrepareValues(task, layout, base);
 }
@@ -107,10 +127,22 @@ absl::Status CudaStream::Attend(std::span<const AttendTask> tasks, void* workspa
   if (absl::Status status = UseDevice(device); !status.ok()) return status;
   const absl::StatusOr<AttendLaunch> launch = AttendLaunch::Create(state_, tasks, workspace);
   if (!launch.ok()) return launch.status();
+  const bool beside_preparations = std::exchange(only_prepares_, false);
   return Run("attending", [&] {
-    const cudaError_t error = launch->BuildLists(stream_.get());
+    const cudaError_t error = BuildLists(*launch, beside_preparations);
     return error == cudaSuccess ? launch->RunKernels(stream_.get()) : error;
   });
+}
+
+cudaError_t CudaStream::BuildLists(const AttendLaunch& launch, bool beside_preparations) {
+  if (!beside_preparations) return launch.BuildLists(stream_.get());
+  cudaError_t error = cudaStreamWaitEvent(lists_.get(), fork_.get());
+  if (error == cudaSuccess) error = launch.BuildLists(lists_.get());
+  // Even after a failure: what has been queued uses the workspace.
+  const cudaError_t recorded = cudaEventRecord(join_.get(), lists_.get());
+  const cudaError_t joined = cudaStreamWaitEvent(stream_.get(), join_.get());
+  if (error == cudaSuccess) error = recorded;
+  return error == cudaSuccess ? joined : error;
 }
 
 absl::Status CudaStream::Record(Event& event) {
@@ -119,6 +151,7 @@ absl::Status CudaStream::Record(Event& event) {
 }
 
 absl::Status CudaStream::Wait(const Event& event) {
+  only_prepares_ = false;
   return Run("waiting for an event", [&] {
     return cudaStreamWaitEvent(stream_.get(), static_cast<const CudaEvent&>(event).get());
   });
