@@ -33,10 +33,11 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
   if constexpr (Policy::kE4m3Values) {
     constexpr std::uint32_t kOnes = 0x38383838U;
     constexpr int kWords = (Policy::kValueTileBytes - Policy::kValueBytes) / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < Policy::kStages * kWords;
-         i += Policy::kThreads) {
-      reinterpret_cast<std::uint32_t*>(storage.v[i / kWords] + Policy::kValueBytes)[i % kWords] =
-          kOnes;
+    constexpr int kTiles = Policy::kStages * Policy::kTurnBlocks;
+    for (int i = static_cast<int>(threadIdx.x); i < kTiles * kWords; i += Policy::kThreads) {
+      const int tile = i / kWords;
+      std::uint8_t* const v = storage.v[tile / Policy::kTurnBlocks][tile % Policy::kTurnBlocks];
+      reinterpret_cast<std::uint32_t*>(v + Policy::kValueBytes)[i % kWords] = kOnes;
     }
     ptx::FenceAsyncProxy();
   }
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
     }
   } else {
     ptx::TakeRegisters<Policy::kConsumerRegisters>();
-    Consume(storage, (warp - kProducerWarps) / 4);
+    Consumer<Policy>(storage, (warp - kProducerWarps) / 4).Run();
   }
 }
 

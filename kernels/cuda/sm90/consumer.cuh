@@ -1,12 +1,13 @@
 // What one warpgroup computes of a tile, 64 rows: scores, online softmax, sums.
 //
-// Products are asynchronous. Where a thread block has an SM for itself, the tensor cores have work
-// while the probabilities of a block are computed. Turn i:
+// Products are asynchronous. A turn takes one or two listed blocks. Where a thread block has an SM
+// for itself, in turn t
 //
-//   tensor cores     scores q k(i+1), sums p(i-1) v(i-1)
-//   this warpgroup   p(i) from the scores q k(i)
+//   tensor cores     scores q k(t), then sums p(t-1) v(t-1)
+//   this warpgroup   p(t) from the scores, under these sums
 //
-// Where two share it, each of their warps does one thing after the other.
+// and under the other warpgroup's products. Where two share it, each of their warps does one thing
+// after the other.
 #ifndef SAGE_KERNELS_CUDA_SM90_CONSUMER_CUH_
 #define SAGE_KERNELS_CUDA_SM90_CONSUMER_CUH_
 
@@ -14,11 +15,13 @@
 
 #include "kernels/cuda/bad_values.cuh"
 #include "kernels/cuda/ptx/math.cuh"
+#include "kernels/cuda/ptx/mma.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
 #include "kernels/cuda/sm90/output.cuh"
 #include "kernels/cuda/sm90/queries.cuh"
+#include "kernels/cuda/sm90/row_softmax.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
-#include "kernels/cuda/softmax.cuh"
+#include "kernels/cuda/sm90/turn_list.cuh"
 
 namespace sage::cuda::sm90 {
 
@@ -28,546 +31,463 @@ __device__ __forceinline__ std::uint32_t Uniform(std::uint32_t x) {
   return __reduce_or_sync(0xffffffffU, x);
 }
 
-// An exponent of which the power of two is 0, in e4m3 with its shift as well.
-inline constexpr float kHighestMaskedExponent = -256.0F;
-
-// What a masked score becomes: less than any other.
-template <typename Score>
-struct MaskedScore;
-template <>
-struct MaskedScore<int> {
-  static constexpr int kValue = -0x7fffffff - 1;
-};
-template <>
-struct MaskedScore<float> {
-  static constexpr float kValue = kNegativeInfinity;
-};
-
-// Largest of the scores that a thread has of a row: pairs of every four.
-template <int kCount>
-__device__ __forceinline__ int ThreadMax(const int (&scores)[kCount], int half) {
-  int result = max(scores[2 * half], scores[2 * half + 1]);
-#pragma unroll
-  for (int i = 4; i < kCount; i += 4) {
-    result = __vimax3_s32(result, scores[i + 2 * half], scores[i + 2 * half + 1]);
-  }
-  return result;
-}
-template <int kCount>
-__device__ __forceinline__ float ThreadMax(const float (&scores)[kCount], int half) {
-  float result = fmaxf(scores[2 * half], scores[2 * half + 1]);
-#pragma unroll
-  for (int i = 4; i < kCount; i += 4) {
-    result = fmaxf(result, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
-  }
-  return result;
-}
-
 template <typename Policy>
-class ConsumerTile {
+class Consumer {
  public:
-  using Scores = typename Policy::Score[Policy::kScores];
-  using Probabilities = std::uint32_t[Policy::kValueSteps][4];
+  using Softmax = RowSoftmax<Policy>;
+  using Scores = typename Softmax::Scores;
+  using Probabilities = typename Softmax::Operands;
   using Stage = RingPlace<Policy::kStages>;
 
-  __device__ __forceinline__ ConsumerTile(SharedStorage<Policy>& storage,
-                                          const TileContext& context, int warpgroup)
+  __device__ __forceinline__ Consumer(SharedStorage<Policy>& storage, int warpgroup)
       : storage_(storage),
-        context_(context),
         warpgroup_(warpgroup),
-        first_row_(warpgroup * kConsumerRows + ptx::ThreadIndex() % 128 / 32 * 16) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      max_[half] = kNegativeInfinity;
-      sum_[half] = 0.0F;
+        first_row_(warpgroup * kConsumerRows + ptx::ThreadIndex() % 128 / 32 * 16) {}
+
+  // All items. The queries of the next one are taken under the last products of each, and its first
+  // scores are computed while the rows are written.
+  __device__ __forceinline__ void Run() {
+    RingPlace<kContexts> item;
+    RingPlace<1> query;
+    Stage stage;
+    Scores scores;    // of the next turn
+    Probabilities p;  // of the last
+    context_ = Next(item);
+    Begin(*context_, query, stage, scores);
+    while (context_->total != kNoMoreWork) {
+      ptx::WgmmaWait<0>();
+      SettleAll(scores);
+      Clear();
+      std::uint64_t* const done = &storage_.context_empty[item.index];
+      item.Advance();
+      const ItemContext* next;
+      if constexpr (Policy::kInTurn) {
+        if (turns_ > 0) AddInTurn(stage, scores, p);
+        Write();
+        next = Next(item);
+        Begin(*next, query, stage, scores);
+      } else {
+        Stage last = stage;
+        if (turns_ > 0) AddAhead(stage, last, scores, p);
+        next = Next(item);
+        Begin(*next, query, stage, scores);
+        End(last, p);
+        Write();
+      }
+      __syncwarp();
+      if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(done);
+      context_ = next;
     }
+    ptx::WgmmaWait<0>();
+  }
+
+ private:
+  __device__ __forceinline__ const ItemContext* Next(const RingPlace<kContexts>& item) {
+    ptx::Wait(&storage_.context_full[item.index], item.parity);
+    return &storage_.contexts[item.index];
+  }
+
+  // Takes the queries of an item and issues its first scores. Where it has none whatever lies in
+  // the stage is multiplied, for nobody: a branch would have the compiler wait for products one by
+  // one.
+  __device__ __forceinline__ void Begin(const ItemContext& context, RingPlace<1>& query,
+                                        const Stage& stage, Scores& scores) {
+    if (context.total != kNoMoreWork) {
+      ptx::Wait(&storage_.query_full, query.parity);
+      query.Advance();
+      queries_.Take(storage_, context, warpgroup_);
+      __syncwarp();
+      if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage_.query_empty);
+    }
+    if (context.total > 0) ptx::Wait(&State(stage).k_full, stage.parity);
+    MultiplyKeys(stage, scores);
+  }
+
+  // Waits for the last products of an item, if it has any, under way before the next one's first
+  // scores.
+  __device__ __forceinline__ void End(const Stage& last, Probabilities& p) {
+    // Outside the condition: else the compiler takes sums for products under way.
+    if constexpr (Policy::kValueParts == 1) ptx::WgmmaWait<1>();
+    if constexpr (!Policy::kE4m3Values) ptx::Settle(out_);
+    if (turns_ == 0) return;
+    if constexpr (Policy::kValueParts == 2) {
+      AddFirstPart(last, p);
+      AddProducts<0>(p);
+    } else {
+      AddProducts<1>(p);
+    }
+    Release(State(last).v_empty);
+  }
+
+  __device__ __forceinline__ void Clear() {
+    const TurnList<Policy> turns(static_cast<int>(Uniform(context_->full)),
+                                 static_cast<int>(Uniform(context_->total)));
+    turns_ = turns.count;
+    full_turns_ = turns.full;
+    softmax_.Clear();
+    decay_[0] = decay_[1] = 1.0F;
 #pragma unroll
     for (int i = 0; i < Policy::kSums; ++i) out_[i] = 0.0F;
   }
 
-  __device__ __forceinline__ void TakeQueries() { queries_.Take(storage_, context_, warpgroup_); }
-
-  // All listed blocks, at least one, from `place` on. Afterwards the sums are whole.
-  __device__ __forceinline__ void AddBlocks(Stage& place) {
-    total_ = static_cast<int>(Uniform(context_.total));
-    full_ = static_cast<int>(Uniform(context_.full));
-    Stage stage = {Uniform(place.index), Uniform(place.parity)};
-    if constexpr (Policy::kInTurn) {
-      AddInTurn(stage);
-    } else {
-      AddAhead(stage);
-    }
-    place = stage;
-  }
   // Divides by the sums and writes the rows, and their lse.
   __device__ __forceinline__ void Write() {
-    const OutputRows<Policy> rows(storage_, context_, first_row_);
+    const OutputRows<Policy> rows(storage_, *context_, first_row_);
     const float inverse[2] = {FinishRow(0), FinishRow(1)};
     rows.Write(out_, inverse);
   }
 
- private:
-  // The scores of each block are computed under the softmax of the one before, and so are the sums.
-  __device__ __forceinline__ void AddAhead(Stage& stage) {
-    Scores even;
-    Scores odd;
-    Probabilities p[Policy::kShortOfRegisters ? 1 : 2];
-    Probabilities& even_p = p[0];
-    Probabilities& odd_p = p[Policy::kShortOfRegisters ? 0 : 1];
-    MultiplyKeys(stage, /*exists=*/true, even);
-    ptx::WgmmaCommit();
-    LookAhead(stage.index, After(stage));
-    ptx::WgmmaWait<0>();
-    ptx::Settle(even);
-    Turn<true>(0, stage, even, odd, odd_p, even_p);
-    int i = 1;
-    for (; i + 1 < total_; i += 2) {
-      Turn<false>(i, stage, odd, even, even_p, odd_p);
-      Turn<false>(i + 1, stage, even, odd, odd_p, even_p);
+  // All turns, at least one, the scores of the first being there: each has scores, softmax and sums
+  // one after the other.
+  __device__ __forceinline__ void AddInTurn(Stage& stage, Scores& scores, Probabilities& p) {
+    ready_ = false;
+#pragma unroll 1
+    for (int turn = 0;;) {
+      Turn</*kUnderWay=*/false>(turn, turn == 0 || turn >= full_turns_, stage, stage, scores, p);
+      if (__builtin_expect(!ready_, 0)) ptx::Wait(&State(stage).v_full, stage.parity);
+      MultiplyValues<0>(stage, p);
+      AddProducts<0>(p);
+      Release(State(stage).k_empty, State(stage).v_empty);
+      stage.Advance();
+      if (++turn == turns_) return;
+      ptx::Wait(&State(stage).k_full, stage.parity);
+      MultiplyKeys(stage, scores);
+      ready_ = ptx::IsComplete(&State(stage).v_full, stage.parity);
+      ptx::WgmmaWait<0>();
+      SettleAll(scores);
     }
-    if (i < total_) {
-      Turn<false>(i, stage, odd, even, even_p, odd_p);
-#pragma unroll
-      for (int e = 0; e < 4 * Policy::kValueSteps; ++e) even_p[e / 4][e % 4] = odd_p[e / 4][e % 4];
-    }
-    MultiplyValues(Before(stage), even_p);
-    ptx::WgmmaCommit();
-    ptx::WgmmaWait<0>();
-    AddProducts();
-    Release(Before(stage));
   }
 
-  // Scores, softmax and sums of each block in turn; what overlaps are the warps of an SM.
-  __device__ __forceinline__ void AddInTurn(Stage& stage) {
-    Scores scores;
-    Probabilities p;
-    MultiplyKeys(stage, /*exists=*/true, scores);
-    ptx::WgmmaCommit();
-    LookAhead(stage.index, After(stage));
-    ptx::WgmmaWait<0>();
-    ptx::Settle(scores);
+  // The same, but with the sums of each turn under the softmax of the next; afterwards those of the
+  // last, `last`, are under way.
+  __device__ __forceinline__ void AddAhead(Stage& stage, Stage& last, Scores& scores,
+                                           Probabilities& p) {
+    LookAhead(stage);
+    Turn</*kUnderWay=*/false>(0, /*masked=*/true, stage, last, scores, p);
+    Release(State(stage).k_empty);
+    stage.Advance();
+    int turn = 1;
 #pragma unroll 1
-    for (int i = 0; i < total_; ++i) {
-      const std::uint32_t current = stage.index;
-      const float unit[2] = {queries_.unit[0] * k_scale_, queries_.unit[1] * k_scale_};
-      stage.Advance();
-      bool careful = false;
-      if (Policy::kE4m3Values ||
-          __builtin_expect(i >= full_ || huge_ || MaxIsBehind(scores, unit), 0)) {
-        float factor[2];
-        careful = MaskAndRaise(i, current, unit, scores, factor);
-        if constexpr (Policy::kE4m3Values) {
-          decay_[0] = factor[0];
-          decay_[1] = factor[1];
-        } else {
+    for (; turn < full_turns_; ++turn) AddTurn(turn, /*masked=*/false, stage, last, scores, p);
+#pragma unroll 1
+    for (; turn < turns_; ++turn) AddTurn(turn, /*masked=*/true, stage, last, scores, p);
+    ptx::Wait(&State(last).v_full, last.parity);
+    MultiplyValues<0>(last, p);
+  }
+  __device__ __forceinline__ void AddTurn(int turn, bool masked, Stage& stage, Stage& last,
+                                          Scores& scores, Probabilities& p) {
+    Multiply(stage, last, scores, p);
+    Turn</*kUnderWay=*/true>(turn, masked, stage, last, scores, p);
+    Release(State(stage).k_empty, State(last).v_empty);
+    last = stage;
+    stage.Advance();
+  }
+
+  // Issues the scores of `stage` and the sums of `last`, and waits for the scores.
+  __device__ __forceinline__ void Multiply(const Stage& stage, const Stage& last, Scores& scores,
+                                           Probabilities& p) {
+    if (__builtin_expect(!ready_, 0)) {
+      ptx::Wait(&State(stage).k_full, stage.parity);
+      ptx::Wait(&State(last).v_full, last.parity);
+    }
+    MultiplyKeys(stage, scores);
+    MultiplyValues<0>(last, p);
+    LookAhead(stage);
+    ptx::WgmmaWait<1>();
+    SettleAll(scores);
+  }
+
+  // Turns the scores of a turn into probabilities; `masked` if some row may not see all of its
+  // keys. Where kUnderWay, the products of `last` are, which are then added.
+  template <bool kUnderWay>
+  __device__ __forceinline__ void Turn(int turn, bool masked, const Stage& stage, const Stage& last,
+                                       Scores& scores, Probabilities& p) {
+    // While products need the last probabilities, these stay in the places of their scores.
+    constexpr bool kPacksEarly = Policy::kE4m3Values && Policy::kValueParts == 1;
+    typename Softmax::Units units;
 #pragma unroll
-          for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
+    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
+      const float k_scale = Policy::kInt8Scores ? State(stage).k_scale[block] : 1.0F;
+      units[block][0] = queries_.unit[0] * k_scale;
+      units[block][1] = queries_.unit[1] * k_scale;
+    }
+    float factor[2];
+    bool raised = true;
+    if constexpr ((kUnderWay || Policy::kInTurn) && !Policy::kE4m3Values) {
+      if (__builtin_expect(!masked, 1)) {
+        float sums[2];
+        raised = !softmax_.TakeBelowLimit(units, scores, sums);
+        if (__builtin_expect(raised, 0)) {
+          MultiplyAgain(stage, scores);
+        } else {
+          softmax_.Add(sums);
         }
       }
-      if (__builtin_expect(careful, 0)) {
-        TakeProbabilities<true>(scores, unit, p, sum_);
-      } else {
-        TakeProbabilities<false>(scores, unit, p, sum_);
+    }
+    if (__builtin_expect(raised, 0)) {
+      if (masked) MaskScores(turn, stage, scores);
+      const bool careful = softmax_.Raise(units, scores, masked, factor);
+      if constexpr (Policy::kE4m3Values && kUnderWay) {
+        if constexpr (Policy::kValueParts == 2) {
+          AddFirstPart(last, p);
+        } else {
+          AddProducts<0>(p);
+        }
       }
-      MultiplyValues(current, p);
-      ptx::WgmmaCommit();
-      ptx::WgmmaWait<0>();
-      SettleAll(p);
-      AddProducts();
-      Release(current);
-      MultiplyKeys(stage, i + 1 < total_, scores);
-      ptx::WgmmaCommit();
-      LookAhead(stage.index, After(stage));
-      ptx::WgmmaWait<0>();
-      ptx::Settle(scores);
+      softmax_.template TakeRaised<kPacksEarly>(units, careful, scores, p);
+    }
+    if constexpr (!kPacksEarly && kUnderWay) AddProducts<0>(p);
+    if constexpr (Policy::kE4m3Values) {
+      decay_[0] = factor[0];
+      decay_[1] = factor[1];
+    } else {
+      if (__builtin_expect(raised, 0)) {
+#pragma unroll
+        for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
+      }
+    }
+    if constexpr (!kPacksEarly) Softmax::Pack(scores, p);
+  }
+
+  // Of two parts of the products of a turn: waits for the first, issues the second and adds the
+  // first.
+  __device__ __forceinline__ void AddFirstPart(const Stage& stage, const Probabilities& p) {
+    ptx::WgmmaWait<0>();
+    ptx::Settle(first_part_);
+    MultiplyValues<1>(stage, p);
+    AddPart(first_part_, 0);
+  }
+
+  // Waits for products until kUnderWay groups issued after them are left, and adds them; of two
+  // parts, the last. e4m3: by two-level accumulation (SageAttention2).
+  template <int kUnderWay>
+  __device__ __forceinline__ void AddProducts(Probabilities& p) {
+    ptx::WgmmaWait<kUnderWay>();
+    SettleAll(p);
+    if constexpr (Policy::kE4m3Values) {
+      ptx::Settle(last_part_);
+      AddPart(last_part_, Policy::kFirstPart * (Policy::kValueParts - 1));
+    } else {
+      ptx::Settle(out_);
+    }
+  }
+
+  // Brings the sums of e4m3 products to their maximum, too.
+  template <int kCount>
+  __device__ __forceinline__ void AddPart(const float (&part)[kCount], int begin) {
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      out_[begin + e] = fmaf(out_[begin + e], decay_[e / 2 % 2], part[e]);
     }
   }
 
   __device__ __forceinline__ int TileRow(int half) const {
     return first_row_ + half * 8 + ptx::ThreadIndex() % 32 / 4;
   }
-  // This warp is done with a stage.
-  __device__ __forceinline__ void Release(std::uint32_t stage) {
+  __device__ __forceinline__ StageState<Policy>& State(const Stage& stage) {
+    return storage_.stages[stage.index];
+  }
+  // This warp is done with what these barriers guard.
+  template <typename... Barriers>
+  __device__ __forceinline__ void Release(Barriers&... barriers) {
     __syncwarp();
-    if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage_.stage_empty[stage]);
+    if (ptx::ThreadIndex() % 32 == 0) (ptx::Arrive(&barriers), ...);
+  }
+  // Asks ahead for what the turn after `stage` needs: it takes a while.
+  __device__ __forceinline__ void LookAhead(const Stage& stage) {
+    Stage next = stage;
+    next.Advance();
+    ready_ = ptx::IsComplete(&State(next).k_full, next.parity) &&
+             ptx::IsComplete(&State(stage).v_full, stage.parity);
   }
 
-  // Issues the scores of a block, once it is there.
-  __device__ __forceinline__ void MultiplyKeys(const Stage& stage, bool exists, Scores& scores) {
+  // Issues the scores of a stage.
+  __device__ __forceinline__ void MultiplyKeys(const Stage& stage, Scores& scores) {
     constexpr int kTileRowBytes = Policy::kScoreRowBytes == 64 ? 64 : 128;
     constexpr int kStepsPerTile = kTileRowBytes / 32;
-    if (__builtin_expect(!ready_ && exists, 0)) {
-      ptx::Wait(&storage_.stage_full[stage.index], stage.parity);
-    }
     const std::uint64_t descriptor =
         ptx::MatrixDescriptor(__cvta_generic_to_shared(storage_.k[0]), 16, 8 * kTileRowBytes,
                               kTileRowBytes == 64 ? ptx::kSwizzle64 : ptx::kSwizzle128) +
-        ptx::DescriptorStep(stage.index * Policy::kKeyTileBytes);
+        ptx::DescriptorStep(stage.index * static_cast<std::uint32_t>(sizeof(storage_.k[0])));
     ptx::WgmmaFence();
 #pragma unroll
-    for (int step = 0; step < Policy::kScoreSteps; ++step) {
-      const std::uint64_t at =
-          descriptor + ptx::DescriptorStep(step / kStepsPerTile * kBlockKeys * kTileRowBytes +
-                                           step % kStepsPerTile * 32);
-      const auto& q = queries_.Operand(storage_, warpgroup_, step);
-      if (step == 0) {
-        ptx::WgmmaScoresFirst(typename Policy::ScoreElement{}, scores, q, at);
-      } else {
-        ptx::WgmmaScores(typename Policy::ScoreElement{}, scores, q, at);
-      }
-    }
-  }
-
-  // Issues the sums of p v.
-  __device__ __forceinline__ void MultiplyValues(std::uint32_t stage, const Probabilities& p) {
-    const std::uint32_t smem = __cvta_generic_to_shared(storage_.v[0]);
-    ptx::WgmmaFence();
-    if constexpr (Policy::kE4m3Values) {
-      const std::uint64_t descriptor =
-          ptx::MatrixDescriptor(smem, 16, 8 * kBlockKeys, ptx::kSwizzle64) +
-          ptx::DescriptorStep(stage * Policy::kValueTileBytes);
-      ptx::WgmmaValues(ptx::E4m3{}, part_, p[0], descriptor, 0);
-      ptx::WgmmaValues(ptx::E4m3{}, part_, p[1], descriptor + ptx::DescriptorStep(32), 1);
-    } else {
-      const std::uint64_t descriptor =
-          ptx::MatrixDescriptor(smem, kBoxBytes, 8 * kBoxRowBytes, ptx::kSwizzle128) +
-          ptx::DescriptorStep(stage * Policy::kValueTileBytes);
+    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
 #pragma unroll
-      for (int step = 0; step < Policy::kValueSteps; ++step) {
-        ptx::WgmmaValues(typename Policy::Element{}, out_, p[step],
-                         descriptor + ptx::DescriptorStep(step * 16 * kBoxRowBytes), 1);
-      }
-    }
-  }
-
-  // Asks ahead for what the next turn needs first: the scale of its keys, in `stage`, and whether
-  // the block after them is there. After the last entry both are read for nobody.
-  __device__ __forceinline__ void LookAhead(std::uint32_t stage, const Stage& next) {
-    if constexpr (Policy::kInt8Scores) k_scale_ = storage_.k_scale[stage];
-    ready_ = ptx::IsComplete(&storage_.stage_full[next.index], next.parity);
-  }
-
-  // Turn i: `scores` are those of entry i of the list, which become `p`; `next` takes those of the
-  // entry after, and `last` are the probabilities of the one before.
-  template <bool kFirst>
-  __device__ __forceinline__ void Turn(int i, Stage& stage, Scores& scores, Scores& next,
-                                       Probabilities& last, Probabilities& p) {
-    const Stage current = stage;
-    const float k_scale = k_scale_;
-    stage.Advance();
-    // After the last entry there is nothing to multiply, but a branch would have the compiler wait
-    // for products one by one: whatever lies in the next stage is multiplied, for nobody.
-    const bool more = i + 1 < total_;
-    if constexpr (Policy::kShortOfRegisters) {
-      if constexpr (!kFirst) MultiplyValues(Before(current), last);
-      ptx::WgmmaCommit();
-      MultiplyKeys(stage, more, next);
-    } else {
-      MultiplyKeys(stage, more, next);
-      if constexpr (!kFirst) MultiplyValues(Before(current), last);
-    }
-    ptx::WgmmaCommit();
-    LookAhead(stage.index, After(stage));
-
-    const float unit[2] = {queries_.unit[0] * k_scale, queries_.unit[1] * k_scale};
-    // The common case: every row sees the whole block, and 16-bit probabilities stay in range with
-    // the maximum as it is. Whether they did is looked at when everything else is done.
-    const float sums_before[2] = {sum_[0], sum_[1]};
-    float factor[2];
-    bool taken = false;
-    if constexpr (Policy::kE4m3Values || kFirst) {
-      Raise<kFirst>(i, current.index, unit, scores, p, factor);
-    } else if (__builtin_expect(i < full_ && !huge_, 1)) {
-      taken = TakeBelowLimit(scores, unit, p);
-    }
-
-    ptx::WgmmaWait<0>();
-    ptx::Settle(next);
-    if constexpr (!kFirst) {
-      if constexpr (!Policy::kShortOfRegisters) {
-        SettleAll(last);
-        AddProducts();
-      }
-      Release(Before(current));
-    }
-    if constexpr (Policy::kE4m3Values) {
-      decay_[0] = factor[0];
-      decay_[1] = factor[1];
-    } else if constexpr (!kFirst) {
-      if (__builtin_expect(!taken, 0)) {
-        sum_[0] = sums_before[0];
-        sum_[1] = sums_before[1];
-        Raise<kFirst>(i, current.index, unit, scores, p, factor);
-#pragma unroll
-        for (int e = 0; e < Policy::kSums; ++e) out_[e] *= factor[e / 2 % 2];
-      }
-    }
-  }
-
-  // Products under way have arrived. e4m3: adds them to the sums (two-level accumulation,
-  // SageAttention2), which it first brings to their maximum.
-  __device__ __forceinline__ void AddProducts() {
-    if constexpr (Policy::kE4m3Values) {
-      ptx::Settle(part_);
-#pragma unroll
-      for (int e = 0; e < Policy::kSums; ++e) out_[e] = fmaf(out_[e], decay_[e / 2 % 2], part_[e]);
-    } else {
-      ptx::Settle(out_);
-    }
-  }
-
-  // Turns the scores of entry i into probabilities by their own maxima; sums before it are to be
-  // multiplied by `factor`.
-  template <bool kFirst>
-  __device__ __forceinline__ void Raise(int i, std::uint32_t stage, const float (&unit)[2],
-                                        Scores& scores, Probabilities& p, float (&factor)[2]) {
-    const bool careful = MaskAndRaise(i, stage, unit, scores, factor);
-    if constexpr (Policy::kShortOfRegisters) {
-      // The last products are there; they are added under the exponentials.
-      ptx::WgmmaWait<1>();
-      SettleAll(p);
-      if constexpr (!kFirst) AddProducts();
-    }
-    if (__builtin_expect(careful, 0)) {
-      TakeProbabilities<true>(scores, unit, p, sum_);
-    } else {
-      TakeProbabilities<false>(scores, unit, p, sum_);
-    }
-  }
-
-  // Masks the scores of entry i and brings the maxima up to them; `factor` is what sums so far are
-  // to be multiplied by. Whether the probabilities are to be taken with care.
-  __device__ __forceinline__ bool MaskAndRaise(int i, std::uint32_t stage, const float (&unit)[2],
-                                               Scores& scores, float (&factor)[2]) {
-    const bool partial = i >= full_;
-    if (__builtin_expect(partial, 0)) MaskScores(i, stage, scores);
-    RaiseMax(scores, unit, factor);
-    return huge_ || (partial && MaskedMayCount(unit));
-  }
-
-  // Whether some row of the warp has a score far above its maximum.
-  __device__ __forceinline__ bool MaxIsBehind(const Scores& scores, const float (&unit)[2]) const {
-    bool behind = false;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float lead = fmaf(static_cast<float>(ThreadMax(scores, half)), unit[half], -max_[half]);
-      behind |= !(lead <= Policy::kLeadLimit);
-    }
-    return __any_sync(0xffffffffU, behind);
-  }
-
-  // The tensor cores have read them.
-  static __device__ __forceinline__ void SettleAll(Probabilities& p) {
-#pragma unroll
-    for (int step = 0; step < Policy::kValueSteps; ++step) ptx::Settle(p[step]);
-  }
-
-  static __device__ __forceinline__ Stage After(Stage stage) {
-    stage.Advance();
-    return stage;
-  }
-  static __device__ __forceinline__ std::uint32_t Before(const Stage& stage) {
-    return stage.index == 0 ? Policy::kStages - 1 : stage.index - 1;
-  }
-
-  // Whether the power of two of some row's masked score may be more than 0: its maximum may come
-  // from another block, whose scale was larger. True for NaN as well.
-  __device__ __forceinline__ bool MaskedMayCount(const float (&unit)[2]) const {
-    bool may = false;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float maximum = max_[half] == kNegativeInfinity ? 0.0F : max_[half];
-      const float exponent = fmaf(static_cast<float>(MaskedScore<typename Policy::Score>::kValue),
-                                  unit[half], -maximum);
-      may |= !(exponent < kHighestMaskedExponent);
-    }
-    return __any_sync(0xffffffffU, may);
-  }
-
-  // Brings the maxima up to these scores; `factor` is what sums so far are to be multiplied by.
-  __device__ __forceinline__ void RaiseMax(const Scores& scores, const float (&unit)[2],
-                                           float (&factor)[2]) {
-    float block_max[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const typename Policy::Score raw = ThreadMax(scores, half);
-      block_max[half] = __fmul_rn(static_cast<float>(raw), unit[half]);
-      if (raw == MaskedScore<typename Policy::Score>::kValue) block_max[half] = kNegativeInfinity;
-    }
-    // Both at once: exchanges take a while.
-#pragma unroll
-    for (int lane = 1; lane < 4; lane *= 2) {
-      const float others[2] = {__shfl_xor_sync(0xffffffffU, block_max[0], lane),
-                               __shfl_xor_sync(0xffffffffU, block_max[1], lane)};
-      block_max[0] = fmaxf(block_max[0], others[0]);
-      block_max[1] = fmaxf(block_max[1], others[1]);
-    }
-    float largest = 0.0F;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float next = fmaxf(max_[half], block_max[half]);
-      // A row that has seen nothing yet keeps its zeros: -inf minus -inf is no number.
-      factor[half] = next == kNegativeInfinity ? 1.0F : ptx::Exp2(max_[half] - next);
-      max_[half] = next;
-      if constexpr (!Policy::kE4m3Values) sum_[half] *= factor[half];
-      largest = fmaxf(largest, fabsf(next));
-    }
-    huge_ = __any_sync(0xffffffffU, largest > kLargestFoldedMax);
-  }
-
-  // Takes probabilities as they are to a maximum that may be behind. False where some row of the
-  // warp has outgrown it.
-  __device__ __forceinline__ bool TakeBelowLimit(const Scores& scores, const float (&unit)[2],
-                                                 Probabilities& p) {
-    float sums[2] = {0.0F, 0.0F};
-    TakeProbabilities<false>(scores, unit, p, sums);
-    sum_[0] += sums[0];
-    sum_[1] += sums[1];
-    return !__any_sync(0xffffffffU, fmaxf(sums[0], sums[1]) > Policy::kSumLimit);
-  }
-
-  // kCareful survives masked scores and very large ones.
-  template <bool kCareful>
-  __device__ __forceinline__ void TakeProbabilities(const Scores& scores, const float (&unit)[2],
-                                                    Probabilities& p, float (&sums)[2]) {
-    float offset[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float maximum = max_[half] == kNegativeInfinity ? 0.0F : max_[half];
-      offset[half] = kCareful ? maximum : Policy::kProbabilityShift - maximum;
-    }
-    const auto take = [&](int index) {
-      const int half = index / 2 % 2;
-      const typename Policy::Score score = scores[index];
-      const auto value = static_cast<float>(score);
-      float exponent = fmaf(value, unit[half], offset[half]);
-      if constexpr (kCareful) {
-        // Rounded as the maximum was, so that its own element gets exactly 0.
-        const float below = __fmul_rn(value, unit[half]) - offset[half];
-        // The comparison keeps NaN; fminf would not.
-        exponent = (below > 0.0F ? 0.0F : below) + Policy::kProbabilityShift;
-        if (score == MaskedScore<typename Policy::Score>::kValue) exponent = kNegativeInfinity;
-      }
-      return ptx::Exp2(exponent);
-    };
-#pragma unroll
-    for (int step = 0; step < Policy::kValueSteps; ++step) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if constexpr (Policy::kE4m3Values) {
-          const int first = 16 * step + e / 2 * 8 + e % 2 * 2;
-          const float x[4] = {take(first), take(first + 1), take(first + 4), take(first + 5)};
-          p[step][e] = ptx::PackE4m3(x[0], x[1], x[2], x[3]);
+      for (int step = 0; step < Policy::kScoreSteps; ++step) {
+        const std::uint64_t at =
+            descriptor + ptx::DescriptorStep(block * Policy::kKeyTileBytes +
+                                             step / kStepsPerTile * kBlockKeys * kTileRowBytes +
+                                             step % kStepsPerTile * 32);
+        const auto& q = queries_.Operand(storage_, warpgroup_, step);
+        if (step == 0) {
+          ptx::WgmmaScoresFirst(typename Policy::ScoreElement{}, scores[block], q, at);
         } else {
-          const int first = 8 * step + 2 * e;
-          const float low = take(first);
-          const float high = take(first + 1);
-          sums[e % 2] += low + high;
-          p[step][e] = ptx::Pack<typename Policy::Element>(low, high);
+          ptx::WgmmaScores(typename Policy::ScoreElement{}, scores[block], q, at);
         }
       }
     }
+    ptx::WgmmaCommit();
+  }
+
+  // The same by this warp alone, where it has lost them.
+  __device__ __forceinline__ void MultiplyAgain(const Stage& stage, Scores& scores) {
+    constexpr int kTileRowBytes = Policy::kScoreRowBytes == 64 ? 64 : 128;
+    constexpr int kStepsPerTile = kTileRowBytes / 32;
+    const int lane = ptx::ThreadIndex() % 32;
+#pragma unroll
+    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < Policy::kBlockScores; ++i) scores[block][i] = 0;
+    }
+#pragma unroll
+    for (int step = 0; step < Policy::kScoreSteps; ++step) {
+      std::uint32_t q[4];
+      queries_.WarpOperand(storage_, first_row_, step, q);
+#pragma unroll
+      for (int j = 0; j < Policy::kTurnBlocks * kBlockKeys / 8; ++j) {
+        const int block = j / (kBlockKeys / 8);
+        const int key = j % (kBlockKeys / 8) * 8 + lane / 4;
+        const std::uint8_t* const tile = storage_.k[stage.index][block] +
+                                         step / kStepsPerTile * kBlockKeys * kTileRowBytes +
+                                         lane % 4 * 4;
+        using Tile = SwizzledTile<kTileRowBytes>;
+        std::uint32_t k[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          k[half] = *reinterpret_cast<const std::uint32_t*>(
+              tile + Tile::Offset(key, step % kStepsPerTile * 2 + half));
+        }
+        auto& sums =
+            reinterpret_cast<typename Policy::Score(&)[4]>(scores[block][j % (kBlockKeys / 8) * 4]);
+        if constexpr (Policy::kInt8Scores) {
+          ptx::MmaInt8(sums, q, k[0], k[1], sums);
+        } else {
+          ptx::MmaFloat16<typename Policy::Element>(sums, q, k[0], k[1], sums);
+        }
+      }
+    }
+  }
+
+  // Issues the sums of p v of a stage, or a part of their channels.
+  template <int kPart>
+  __device__ __forceinline__ void MultiplyValues(const Stage& stage, const Probabilities& p) {
+    constexpr int kStepBytes = Policy::kE4m3Values ? 32 : 16 * kBoxRowBytes;
+    constexpr int kPartBytes = Policy::kE4m3Values ? 64 * kBlockKeys : 0;
+    const std::uint32_t smem = __cvta_generic_to_shared(storage_.v[0]);
+    const std::uint64_t descriptor =
+        (Policy::kE4m3Values
+             ? ptx::MatrixDescriptor(smem, 16, 8 * kBlockKeys, ptx::kSwizzle64)
+             : ptx::MatrixDescriptor(smem, kBoxBytes, 8 * kBoxRowBytes, ptx::kSwizzle128)) +
+        ptx::DescriptorStep(stage.index * static_cast<std::uint32_t>(sizeof(storage_.v[0])));
+    ptx::WgmmaFence();
+#pragma unroll
+    for (int step = 0; step < Policy::kValueSteps; ++step) {
+      const std::uint64_t at =
+          descriptor +
+          ptx::DescriptorStep(step / Policy::kBlockSteps * Policy::kValueTileBytes +
+                              step % Policy::kBlockSteps * kStepBytes + kPart * kPartBytes);
+      if constexpr (!Policy::kE4m3Values) {
+        ptx::WgmmaValues(typename Policy::Element{}, out_, p[step], at, 1);
+      } else if constexpr (kPart + 1 < Policy::kValueParts) {
+        ptx::WgmmaValues(ptx::E4m3{}, first_part_, p[step], at, step > 0);
+      } else {
+        ptx::WgmmaValues(ptx::E4m3{}, last_part_, p[step], at, step > 0);
+      }
+    }
+    ptx::WgmmaCommit();
+  }
+
+  // The tensor cores have read or written them.
+  template <typename T, int kRows, int kCount>
+  static __device__ __forceinline__ void SettleAll(T (&registers)[kRows][kCount]) {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) ptx::Settle(registers[row]);
   }
 
   // Scores of keys that a row does not see become the least. The sum of a row that sees a key whose
   // V is not finite becomes NaN, as it would have without ContainBadValues().
-  __device__ __forceinline__ void MaskScores(int i, std::uint32_t stage, Scores& scores) {
+  __device__ __forceinline__ void MaskScores(int turn, const Stage& stage, Scores& scores) {
     constexpr std::uint32_t kNaNBits = 0x7fc00000U;
-    const int first_key = __ldg(context_.list + i) * kBlockKeys;
-    const int first_bad_key = FirstBadKey(storage_.bad_keys[stage]);
+    const int full = context_->full;
+    if (turn >= full_turns_) ptx::Wait(&State(stage).v_full, stage.parity);  // and bad_keys
+    const TurnList<Policy> turns(full, context_->total);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int end = min(TileRow(half) + context_.diagonal, context_.length_k) - first_key;
-      const int visible = max(0, min(end, kBlockKeys));
+    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
+      const int entry = turns.Entry(turn, block);
+      if (entry >= 0 && entry < full) continue;
+      const int first_key = entry < 0 ? 0 : __ldg(context_->list + entry) * kBlockKeys;
+      const int first_bad_key = entry < 0 ? kNoBadKey : FirstBadKey(State(stage).bad_keys[block]);
 #pragma unroll
-      for (int j = 0; j < kBlockKeys / 8; ++j) {
+      for (int half = 0; half < 2; ++half) {
+        const int end = min(TileRow(half) + context_->diagonal, context_->length_k) - first_key;
+        const int visible = entry < 0 ? 0 : max(0, min(end, kBlockKeys));
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          if (j * 8 + ptx::ThreadIndex() % 4 * 2 + e >= visible) {
-            scores[4 * j + 2 * half + e] = MaskedScore<typename Policy::Score>::kValue;
+        for (int j = 0; j < kBlockKeys / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            if (j * 8 + ptx::ThreadIndex() % 4 * 2 + e >= visible) {
+              scores[block][4 * j + 2 * half + e] = MaskedScore<typename Policy::Score>::kValue;
+            }
           }
         }
+        if (first_bad_key < end) Sum(half) = __uint_as_float(kNaNBits);
       }
-      if (first_bad_key < end) Sum(half) = __uint_as_float(kNaNBits);
     }
   }
 
   // The sum of a row: of what this thread has of it, or all of it where the product has it.
   __device__ __forceinline__ float& Sum(int half) {
     if constexpr (Policy::kE4m3Values) return out_[Policy::kChannels + 2 * half];
-    return sum_[half];
+    return softmax_.sum(half);
   }
 
   // What the sums of a row are to be multiplied by: 0 if it saw nothing. Writes its lse.
   __device__ __forceinline__ float FinishRow(int half) {
-    const DeviceTask& task = *context_.task;
+    const ItemContext& context = *context_;
     float sum = Sum(half);
     if constexpr (!Policy::kE4m3Values) {
       sum += __shfl_xor_sync(0xffffffffU, sum, 1);
       sum += __shfl_xor_sync(0xffffffffU, sum, 2);
     }
-    const int tile_row = TileRow(half);
-    const std::int64_t row = context_.first_row + tile_row;
-    const bool empty = sum == 0.0F || row >= task.rows_valid;
-    if (task.lse != nullptr && row < task.q_rows && ptx::ThreadIndex() % 4 == 0) {
-      float& lse = task.lse[LseIndex(context_, tile_row)];
+    const int row = TileRow(half);
+    const bool empty = sum == 0.0F || row >= context.rows_valid;
+    if (context.lse != nullptr && row < context.rows && ptx::ThreadIndex() % 4 == 0) {
+      float& lse = context.lse[row];
       float smoothing = Policy::kInt8Scores ? lse : 0.0F;
-      if (Policy::kInt8Scores && task.q_scales != nullptr) smoothing = GivenSmoothing(row);
-      const float log2_sum = max_[half] + log2f(sum) - Policy::kProbabilityShift;
+      if (Policy::kInt8Scores && context.quantized_queries) {
+        smoothing = GivenSmoothing(row);
+      }
+      const float log2_sum = softmax_.max(half) + log2f(sum) - Policy::kProbabilityShift;
       lse = empty ? kNegativeInfinity : kLn2 * log2_sum + smoothing;
     }
     return empty ? 0.0F : 1.0F / sum;
   }
 
   // What the lse of a row that came quantised is to have added.
-  __device__ __forceinline__ float GivenSmoothing(std::int64_t row) const {
-    const DeviceTask& task = *context_.task;
+  __device__ __forceinline__ float GivenSmoothing(int row) const {
+    const DeviceTask& task = *context_->task;
     if (task.q_dots == nullptr) return 0.0F;
     // Rounded as what is left in the lse's place is.
-    return __fmul_rn(task.softmax_scale,
-                     __ldg(task.q_dots + context_.head * task.q_scales_head_stride + row));
+    return __fmul_rn(context_->softmax_scale,
+                     __ldg(task.q_dots + context_->head * task.q_scales_head_stride +
+                           context_->first_row + row));
   }
 
   SharedStorage<Policy>& storage_;
-  const TileContext& context_;
+  const ItemContext* context_;  // of the item whose sums these are
   const int warpgroup_;
-  const int first_row_;   // of the tile, of this warp's 16
-  bool ready_ = false;    // the block that is multiplied next is known to be there
-  float k_scale_ = 1.0F;  // of the keys whose scores come next
-  int total_;             // of the context, and so is full_
-  int full_;
-  bool huge_ = true;  // some row of the warp has a maximum too large for shortcuts, or none yet
+  const int first_row_;  // of the tile, of this warp's 16
+  bool ready_;           // what the next turn needs is known to be there
+  int turns_;            // of the context, and so is full_turns_
+  int full_turns_;
   TileQueries<Policy> queries_;
-  float max_[2];
-  float sum_[2];
+  Softmax softmax_;
   float out_[Policy::kSums];
-  // Products of one block, and what sums before it are to be multiplied by.
-  float part_[Policy::kE4m3Values ? Policy::kSums : 1];
-  float decay_[2] = {1.0F, 1.0F};
+  // Products of one turn, and what sums before it are to be multiplied by.
+  float first_part_[Policy::kFirstPart];
+  float last_part_[Policy::kLastPart];
+  float decay_[2];
 };
-
-// A consumer warpgroup: its rows of every item.
-template <typename Policy>
-__device__ __forceinline__ void Consume(SharedStorage<Policy>& storage, int warpgroup) {
-  RingPlace<kContexts> item;
-  RingPlace<1> query;
-  RingPlace<Policy::kStages> stage;
-  for (;; item.Advance()) {
-    ptx::Wait(&storage.context_full[item.index], item.parity);
-    const TileContext& context = storage.contexts[item.index];
-    if (context.total == kNoMoreWork) return;
-    ConsumerTile<Policy> tile(storage, context, warpgroup);
-    ptx::Wait(&storage.query_full, query.parity);
-    query.Advance();
-    tile.TakeQueries();
-    __syncwarp();
-    if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.query_empty);
-    if (context.total > 0) tile.AddBlocks(stage);
-    tile.Write();
-    __syncwarp();
-    if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage.context_empty[item.index]);
-  }
-}
 
 }  // namespace sage::cuda::sm90
 

@@ -5,8 +5,8 @@ namespace sage::cuda::sm90 {
 namespace {
 
 template <typename Element, int kHeadDim>
-using Policy =
-    KernelPolicy<Element, kHeadDim, /*int8 scores=*/false, Values::kElement, /*stages=*/5>;
+using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/false, Values::kElement,
+                            /*stages=*/(kHeadDim == 64 ? 4 : 5)>;
 
 }  // namespace
 

@@ -10,29 +10,22 @@
 
 namespace sage::cuda::sm90 {
 
-// The 16 rows of a warp, from row `first_row` of the tile on. Reads the task once: for all that the
-// compiler knows, a store changes it.
+// The 16 rows of a warp, from row `first_row` of the tile on. Reads the context once: for all that
+// the compiler knows, a store changes it.
 template <typename Policy>
 class OutputRows {
  public:
-  __device__ __forceinline__ OutputRows(SharedStorage<Policy>& storage, const TileContext& context,
+  __device__ __forceinline__ OutputRows(SharedStorage<Policy>& storage, const ItemContext& context,
                                         int first_row)
-      : staged_(storage.out[ptx::ThreadIndex() % (kConsumerWarps * 32) / 32]) {
-    const DeviceTask& task = *context.task;
-    const std::int64_t row = context.first_row + first_row;
-    out_ =
-        task.out.data + context.head * task.out.head_stride_bytes + row * task.out.row_stride_bytes;
-    stride_ = task.out.row_stride_bytes;
-    const std::int64_t left = task.q_rows - row;
-    rows_ = left < 16 ? static_cast<int>(left) : 16;
-    channels_ = context.head_dim;
-    type_ = task.output_type;
+      : staged_(storage.out[ptx::ThreadIndex() % (kConsumerWarps * 32) / 32]),
+        out_(context.out + first_row * context.out_row_stride_bytes),
+        stride_(context.out_row_stride_bytes),
+        rows_(min(context.rows - first_row, 16)),
+        channels_(context.head_dim),
+        type_(context.output_type) {
     if constexpr (Policy::kE4m3Values) {
-      const std::int64_t own =
-          static_cast<std::int64_t>(context.head / task.group_size) * Policy::kHeadDim +
-          ptx::ThreadIndex() % 4 * 2;
-      scales_ = task.v_scales + own;
-      means_ = task.v_means + own;
+      scales_ = context.v_scales + ptx::ThreadIndex() % 4 * 2;
+      means_ = context.v_means + ptx::ThreadIndex() % 4 * 2;
     }
   }
 
@@ -108,11 +101,11 @@ class OutputRows {
   }
 
   std::uint8_t* const staged_;
-  std::uint8_t* out_;
-  std::int64_t stride_;
-  int rows_;  // that exist, negative where even the first lies past the end
-  int channels_;
-  ElementType type_;
+  std::uint8_t* const out_;
+  const std::int64_t stride_;
+  const int rows_;  // that exist, negative where even the first lies past the end
+  const int channels_;
+  const ElementType type_;
   const float* scales_;  // of e4m3 values, from this thread's first channel on, and their means
   const float* means_;
 };

@@ -7,27 +7,41 @@
 
 #include "kernels/cuda/bad_values.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
+#include "kernels/cuda/sm90/turn_list.cuh"
 
 namespace sage::cuda::sm90 {
 
-// One lane: draws work items and says what they are, the next while one is under way.
+// One warp: draws work items and says what they are, some ahead of those who ask, so that these do
+// not wait for device memory.
 template <typename Policy>
 __device__ __forceinline__ void Schedule(SharedStorage<Policy>& storage, const WorkTable& table) {
-  if (threadIdx.x % 32 != 0) return;
+  const int lane = threadIdx.x % 32;
   RingPlace<kContexts> place;
-  std::uint32_t item = 0;
-  do {
-    item = atomicAdd(table.next_item, 1U);
+  bool more = true;
+  while (more) {
+    std::uint32_t item = 0;
+    if (lane == 0) item = atomicAdd(table.next_item, 1U);
+    item = __shfl_sync(0xffffffffU, item, 0);
+    more = item < table.num_items;
     ptx::Wait(&storage.context_empty[place.index], place.parity ^ 1);
-    TileContext& context = storage.contexts[place.index];
-    if (item < table.num_items) {
-      context = MakeContext<Policy::kHeadDim>(table, item);
-    } else {
-      context.total = kNoMoreWork;
+    ItemContext& context = storage.contexts[place.index];
+    if (lane == 0) {
+      if (more) {
+        FillContext<Policy::kHeadDim>(table, item, context);
+      } else {
+        context.total = kNoMoreWork;
+      }
     }
-    ptx::Arrive(&storage.context_full[place.index]);
+    __syncwarp();
+    if (context.total > 0) {
+      const int block = __ldg(context.list + min(lane, context.total - 1));
+      context.first_blocks[lane] = block;
+      if (Policy::kInt8Scores) context.first_k_scales[lane] = __ldg(context.k_scales + block);
+    }
+    __syncwarp();
+    if (lane == 0) ptx::Arrive(&storage.context_full[place.index]);
     place.Advance();
-  } while (item < table.num_items);
+  }
 }
 
 // Where the blocks of an item lie. Read once, ahead of the loop.
@@ -39,33 +53,43 @@ struct BlockSource {
   const CUtensorMap* v_map;
   int head_kv;
 
-  explicit __device__ __forceinline__ BlockSource(const TileContext& context)
+  explicit __device__ __forceinline__ BlockSource(const ItemContext& context)
       : k(context.k),
         v(context.v),
         k_map(&context.task->k_map),
         v_map(&context.task->v_map),
-        head_kv(context.head / context.task->group_size) {
+        head_kv(context.head / context.task->group_size) {}
+
+  // One warp, once a task.
+  __device__ __forceinline__ void Acquire() const {
     if (!Policy::kInt8Scores) ptx::AcquireTensorMap(k_map);
     if (!Policy::kE4m3Values) ptx::AcquireTensorMap(v_map);
   }
 
-  // One lane: starts the copies of block `block` into a stage; they report to `barrier`.
-  __device__ __forceinline__ void Copy(SharedStorage<Policy>& storage, int stage, int block,
-                                       std::uint64_t* barrier) const {
-    ptx::ArriveExpecting(barrier, Policy::kKeyTileBytes + Policy::kValueBytes);
+  // One lane each: starts the copy of block `block` into place `place` of a stage, which reports to
+  // `barrier`.
+  __device__ __forceinline__ void CopyKeys(SharedStorage<Policy>& storage, int stage, int place,
+                                           int block, std::uint64_t* barrier) const {
     if constexpr (Policy::kInt8Scores) {
-      ptx::CopyBulk(storage.k[stage], k + static_cast<std::int64_t>(block) * Policy::kKeyTileBytes,
+      ptx::CopyBulk(storage.k[stage][place],
+                    k + static_cast<std::int64_t>(block) * Policy::kKeyTileBytes,
                     Policy::kKeyTileBytes, barrier);
     } else {
-      CopyColumns(storage.k[stage], k_map, block, barrier);
-    }
-    if constexpr (Policy::kE4m3Values) {
-      ptx::CopyBulk(storage.v[stage], v + static_cast<std::int64_t>(block) * Policy::kValueBytes,
-                    Policy::kValueBytes, barrier);
-    } else {
-      CopyColumns(storage.v[stage], v_map, block, barrier);
+      CopyColumns(storage.k[stage][place], k_map, block, barrier);
     }
   }
+  __device__ __forceinline__ void CopyValues(SharedStorage<Policy>& storage, int stage, int place,
+                                             int block, std::uint64_t* barrier) const {
+    if constexpr (Policy::kE4m3Values) {
+      ptx::CopyBulk(storage.v[stage][place],
+                    v + static_cast<std::int64_t>(block) * Policy::kValueBytes, Policy::kValueBytes,
+                    barrier);
+    } else {
+      CopyColumns(storage.v[stage][place], v_map, block, barrier);
+    }
+  }
+
+ private:
   __device__ __forceinline__ void CopyColumns(std::uint8_t* smem, const CUtensorMap* map, int block,
                                               std::uint64_t* barrier) const {
 #pragma unroll
@@ -115,52 +139,82 @@ __device__ __forceinline__ void ContainBadValues(std::uint8_t* v, std::uint32_t*
   ptx::FenceAsyncProxy();
 }
 
-// One warp: copies the listed blocks of every item into the ring of stages.
+// One warp: copies the listed blocks of every item into the ring of stages, those of a turn into
+// one.
 template <typename Policy>
 __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
+  constexpr int kTurnBlocks = Policy::kTurnBlocks;
   const int lane = threadIdx.x % 32;
   RingPlace<kContexts> item;
   RingPlace<Policy::kStages> stage;
   std::uint32_t landed_parity = 0;  // a bit each
+  const DeviceTask* task = nullptr;
   for (;; item.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
-    const TileContext& context = storage.contexts[item.index];
+    const ItemContext& context = storage.contexts[item.index];
     if (context.total == kNoMoreWork) return;
     const BlockSource<Policy> source(context);
+    if (context.task != task) source.Acquire();
+    task = context.task;
     const std::int32_t* const list = context.list;
     const float* const k_scales = context.k_scales;
-    const int full = context.full;
-    const int total = context.total;
+    const TurnList<Policy> turns(context.full, context.total);
     RingPlace<Policy::kStages> first_partial = stage;
-    int block = 0;
-    float k_scale = 0.0F;
-    for (int i = 0; i < total; ++i) {
-      // Every lane looks a block up, for 32 turns.
-      if (i % 32 == 0) {
-        block = __ldg(list + min(i + lane, total - 1));
-        if (Policy::kInt8Scores) k_scale = __ldg(k_scales + block);
+    int block = context.first_blocks[lane];
+    float k_scale = context.first_k_scales[lane];
+    for (int turn = 0; turn < turns.count; ++turn) {
+      if (turn == turns.full) first_partial = stage;
+      int blocks[kTurnBlocks];
+      float scales[kTurnBlocks];
+#pragma unroll
+      for (int place = 0; place < kTurnBlocks; ++place) {
+        // In a place without an entry lies what the first entry has: finite where it must be.
+        const int entry = max(turns.Entry(turn, place), 0);
+        // Every lane looks a block up, for 32 entries.
+        if (entry % 32 == 0 && entry > 0) {
+          block = __ldg(list + min(entry + lane, context.total - 1));
+          if (Policy::kInt8Scores) k_scale = __ldg(k_scales + block);
+        }
+        blocks[place] = __shfl_sync(0xffffffffU, block, entry % 32);
+        scales[place] = __shfl_sync(0xffffffffU, k_scale, entry % 32);
       }
-      const int next_block = __shfl_sync(0xffffffffU, block, i % 32);
-      const float next_scale = __shfl_sync(0xffffffffU, k_scale, i % 32);
-      if (i == full) first_partial = stage;
-      ptx::Wait(&storage.stage_empty[stage.index], stage.parity ^ 1);
+      StageState<Policy>& state = storage.stages[stage.index];
+      ptx::Wait(&state.k_empty, stage.parity ^ 1);
       if (lane == 0) {
-        storage.k_scale[stage.index] = next_scale;
-        source.Copy(storage, stage.index, next_block,
-                    i < full ? &storage.stage_full[stage.index] : &storage.landed[i - full]);
+        std::uint64_t* const barrier = &state.k_full;
+        for (int place = 0; place < kTurnBlocks; ++place) state.k_scale[place] = scales[place];
+        ptx::ArriveExpecting(barrier, kTurnBlocks * Policy::kKeyTileBytes);
+        for (int place = 0; place < kTurnBlocks; ++place) {
+          source.CopyKeys(storage, stage.index, place, blocks[place], barrier);
+        }
+      }
+      ptx::Wait(&state.v_empty, stage.parity ^ 1);
+      if (lane == 0) {
+        std::uint64_t* const barrier =
+            turn < turns.full ? &state.v_full : &storage.landed[turn - turns.full];
+        ptx::ArriveExpecting(barrier, kTurnBlocks * Policy::kValueBytes);
+        for (int place = 0; place < kTurnBlocks; ++place) {
+          source.CopyValues(storage, stage.index, place, blocks[place], barrier);
+        }
       }
       stage.Advance();
     }
-    // Partial blocks, which come last, pass through this warp's hands.
-    for (int i = full; i < total; ++i) {
+    // Values of partial blocks, which come last, pass through this warp's hands.
+    for (int turn = turns.full; turn < turns.count; ++turn) {
       const int at = first_partial.index;
-      if (lane == 0) storage.bad_keys[at][0] = storage.bad_keys[at][1] = 0;
-      ptx::Wait(&storage.landed[i - full], landed_parity >> (i - full) & 1);
-      landed_parity ^= 1U << (i - full);
+      StageState<Policy>& state = storage.stages[at];
+      const int barrier = turn - turns.full;
+      if (lane < 2 * kTurnBlocks) state.bad_keys[lane / 2][lane % 2] = 0;
+      ptx::Wait(&storage.landed[barrier], landed_parity >> barrier & 1);
+      landed_parity ^= 1U << barrier;
       __syncwarp();
-      ContainBadValues<Policy>(storage.v[at], storage.bad_keys[at]);
+#pragma unroll
+      for (int place = 0; place < kTurnBlocks; ++place) {
+        if (max(turns.Entry(turn, place), 0) < context.full) continue;
+        ContainBadValues<Policy>(storage.v[at][place], state.bad_keys[place]);
+      }
       __syncwarp();
-      if (lane == 0) ptx::Arrive(&storage.stage_full[at]);
+      if (lane == 0) ptx::Arrive(&state.v_full);
       first_partial.Advance();
     }
     __syncwarp();

@@ -6,7 +6,7 @@ namespace {
 
 template <typename Element, int kHeadDim>
 using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kElement,
-                            /*stages=*/(kHeadDim == 64 ? 5 : 6)>;
+                            /*stages=*/(kHeadDim == 64 ? 5 : 3)>;
 
 }  // namespace
 

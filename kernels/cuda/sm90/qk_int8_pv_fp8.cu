@@ -6,7 +6,8 @@ namespace sage::cuda::sm90 {
 namespace {
 
 template <typename Element, int kHeadDim>
-using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kE4m3, /*stages=*/7>;
+using Policy = KernelPolicy<Element, kHeadDim, /*int8 scores=*/true, Values::kE4m3,
+                            /*stages=*/(kHeadDim == 64 ? 7 : 4)>;
 
 }  // namespace
 

@@ -19,7 +19,7 @@ namespace sage::cuda::sm90 {
 // One warp of kQueryWarps: starts the copies of its rows of a tile, zeros where there is nothing.
 template <typename Policy, int kElementBytes>
 __device__ __forceinline__ void CopyQueries(SharedStorage<Policy>& storage,
-                                            const TileContext& context, int which) {
+                                            const ItemContext& context, int which) {
   constexpr int kPieces = Policy::kHeadDim / 8;
   const DeviceTask& task = *context.task;
   const int lane = threadIdx.x % 32;
@@ -51,10 +51,10 @@ __device__ __forceinline__ void FetchQueries(SharedStorage<Policy>& storage, int
   RingPlace<1> place;
   for (;; item.Advance(), place.Advance()) {
     ptx::Wait(&storage.context_full[item.index], item.parity);
-    const TileContext& context = storage.contexts[item.index];
+    const ItemContext& context = storage.contexts[item.index];
     if (context.total == kNoMoreWork) return;
     ptx::Wait(&storage.query_empty, place.parity ^ 1);
-    if (Policy::kInt8Scores && context.task->q_scales != nullptr) {
+    if (Policy::kInt8Scores && context.quantized_queries) {
       CopyQueries<Policy, 1>(storage, context, which);
     } else {
       CopyQueries<Policy, 2>(storage, context, which);
@@ -71,23 +71,22 @@ template <typename Policy>
 class TileQueries {
  public:
   // Takes what has been copied. The queries' place is free afterwards.
-  __device__ __forceinline__ void Take(SharedStorage<Policy>& storage, const TileContext& context,
+  __device__ __forceinline__ void Take(SharedStorage<Policy>& storage, const ItemContext& context,
                                        int warpgroup) {
-    const DeviceTask& task = *context.task;
     const int lane = ptx::ThreadIndex() % 32;
     const int first_row = warpgroup * kConsumerRows + ptx::ThreadIndex() % 128 / 32 * 16;
     std::uint32_t operands[Policy::kScoreSteps][4];
     if constexpr (Policy::kInt8Scores) {
       const int row = first_row + lane / 4;
       float scales[2];
-      if (task.q_scales == nullptr) {
-        QuantizeRows(storage, row, operands, scales);
-      } else {
+      if (context.quantized_queries) {
         TakeGivenRows(storage, row, operands, scales);
+      } else {
+        QuantizeRows(storage, row, operands, scales);
       }
-      unit[0] = task.softmax_scale * kLog2E * scales[0];
-      unit[1] = task.softmax_scale * kLog2E * scales[1];
-      if (task.lse != nullptr && task.q_scales == nullptr) {
+      unit[0] = context.softmax_scale * kLog2E * scales[0];
+      unit[1] = context.softmax_scale * kLog2E * scales[1];
+      if (context.lse != nullptr && !context.quantized_queries) {
         LeaveDots(storage, context, first_row);
       }
     } else {
@@ -97,7 +96,7 @@ class TileQueries {
       for (int step = 0; step < Policy::kScoreSteps; ++step) {
         ptx::LoadMatrices(operands[step], smem + step * 32);
       }
-      unit[0] = unit[1] = task.softmax_scale * kLog2E;
+      unit[0] = unit[1] = context.softmax_scale * kLog2E;
     }
     if constexpr (Policy::kSharedQueries) {
       ptx::SyncWarpgroup(warpgroup);  // all have done with those of the last item
@@ -121,6 +120,20 @@ class TileQueries {
       return descriptor + ptx::DescriptorStep(warpgroup * kConsumerRows * kRowBytes + step * 32);
     } else {
       return (q_[step]);
+    }
+  }
+
+  // The same for one warp's own products (mma.sync), of its rows from `first_row` of the tile on.
+  __device__ __forceinline__ void WarpOperand(const SharedStorage<Policy>& storage, int first_row,
+                                              int step, std::uint32_t (&operand)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (Policy::kSharedQueries) {
+        operand[i] = *reinterpret_cast<const std::uint32_t*>(storage.q +
+                                                             SharedOffset(first_row, 4 * step + i));
+      } else {
+        operand[i] = q_[step][i];
+      }
     }
   }
 
@@ -191,10 +204,9 @@ class TileQueries {
 
   // Leaves what the lse of a row is to have added in the end in the place of the lse.
   static __device__ __forceinline__ void LeaveDots(const SharedStorage<Policy>& storage,
-                                                   const TileContext& context, int first_row) {
+                                                   const ItemContext& context, int first_row) {
     using Share = QueryShare<Policy::kHeadDim, /*kTurns=*/4>;
     constexpr int kVectors = Share::kChannels / 8;
-    const DeviceTask& task = *context.task;
     const Share share(ptx::ThreadIndex() % 32, first_row);
 #pragma unroll 1
     for (int turn = 0; turn < Share::kTurns; ++turn) {
@@ -207,22 +219,23 @@ class TileQueries {
       }
       const float dot = SumOfRow(LaneDot<typename Policy::Element>(
           words, context.smoothing + share.part * Share::kChannels));
-      if (share.part == 0 && context.first_row + row < task.q_rows) {
-        task.lse[LseIndex(context, row)] = task.softmax_scale * dot;
-      }
+      if (share.part == 0 && row < context.rows) context.lse[row] = context.softmax_scale * dot;
     }
   }
 
   static __device__ __forceinline__ void Share(SharedStorage<Policy>& storage, int first_row,
                                                const Operands& operands) {
-    using Tile = SwizzledTile<Policy::kScoreRowBytes>;
-    const int lane = ptx::ThreadIndex() % 32;
 #pragma unroll
     for (int i = 0; i < 4 * Policy::kScoreSteps; ++i) {
-      const int row = first_row + lane / 4 + i % 2 * 8;
-      *reinterpret_cast<std::uint32_t*>(storage.q + Tile::Offset(row, i / 2) + lane % 4 * 4) =
+      *reinterpret_cast<std::uint32_t*>(storage.q + SharedOffset(first_row, i)) =
           operands[i / 4][i % 4];
     }
+  }
+  // Of this thread's word `i` of 4 * kScoreSteps.
+  static __device__ __forceinline__ std::uint32_t SharedOffset(int first_row, int i) {
+    const int lane = ptx::ThreadIndex() % 32;
+    const int row = first_row + lane / 4 + i % 2 * 8;
+    return SwizzledTile<Policy::kScoreRowBytes>::Offset(row, i / 2) + lane % 4 * 4;
   }
 
   std::uint32_t q_[Policy::kSharedQueries ? 1 : Policy::kScoreSteps][4];
