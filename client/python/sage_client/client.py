@@ -196,10 +196,12 @@ class Client:
             tensor_layout: "HND" or "NHD".
             precisions: k is kept prepared for these; others work too, and prepare it each time.
             dtype: as for `attend`.
-            lease: seconds; None for the server's default. A server may grant less.
+            lease: seconds for which the servers keep them once this process is gone; None for the
+                server's default. A server may grant less. It is renewed until they are released.
             timeout: seconds, in place of the client's.
 
-        All or nothing: what was stored is released where a part fails.
+        All or nothing: what was stored is released where a part fails. The arrays are to stay as
+        they are, since a server that was started anew gets them again.
 
         """
         check_choice("tensor_layout", tensor_layout, list(wire.LAYOUTS))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
+import grpc
 import numpy as np
 
 from . import tensor_calls, wire
-from .attend import Attention, answer, attend
+from .attend import Attention, Part, answer, attend
 from .credentials import Server
 from .effort import Effort
 from .errors import SageError, invalid
 from .job import Job, Operand, part_of, stand_in
+from .kept import KeptTensor
 from .masks import KeptMask, PackedMask, read_mask, to_wire
 from .pending import Pending, awaitable, blocking
 from .problem import HeadRange, Problem, check_choice, check_shapes
@@ -62,12 +64,7 @@ class ToPut:
     operand: Operand | None = None
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Tensors at the servers."""
-
-    handles: Sequence[Sequence[Any]]  # by share
-    lease_seconds: float  # the shortest
+Stored = Sequence[Sequence[KeptTensor]]  # by share
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,72 +89,59 @@ class Home:
         """Stores each share of some tensors; all of them, or none."""
         duration = tensor_calls.duration(lease)
         effort = self.effort(timeout)
-        stored: list[tuple[Server, Any]] = []
+        stored: list[KeptTensor] = []
 
-        def put_share(share: Share) -> list[Any]:
-            answers = []
+        def put_share(share: Share) -> list[KeptTensor]:
+            kept = []
             for tensor in share_of(share):
                 tensor.spec.placement_group = share.group
-                if duration is not None:
-                    tensor.spec.lease.CopyFrom(duration)
-                response = tensor_calls.put(share.server, tensor.spec, tensor.operand, effort)
-                stored.append((share.server, response.handle))
-                answers.append(response)
-            return answers
+                kept.append(KeptTensor(share.server, tensor.spec, tensor.operand, duration, effort))
+                stored.append(kept[-1])
+            return kept
 
         try:
-            answers = effort.together([partial(put_share, share) for share in self.shares])
+            return effort.together([partial(put_share, share) for share in self.shares])
         except BaseException:
             clean_up = Effort(_CLEAN_UP_SECONDS, 0)
-            for server, handle in stored:
+            for tensor in stored:
                 try:
-                    tensor_calls.release(server, [handle], clean_up)
+                    tensor.release(clean_up)
                 except SageError as failure:  # the lease ends by itself
                     _log.warning("not released: %s", failure)
             raise
-        leases = [tensor_calls.seconds(put.lease) for share in answers for put in share]
-        return Stored([[put.handle for put in share] for share in answers], min(leases))
 
 
 class Resident:
-    """What is kept at the servers for the time of a lease. Thread-safe.
+    """What is kept at the servers until it is released, or nothing refers to it. Thread-safe.
 
-    A server that was started anew, or where the lease has ended, answers NOT_FOUND: put again. As
-    a context manager it is released at the end.
-
-    Attributes:
-        lease_seconds: the shortest lease that a server granted last.
-
+    Its lease is renewed meanwhile. Where a server no longer has it, as after a restart, it is put
+    again from the caller's memory, by the thread that renews leases or by an `attend` that uses it:
+    arrays that it was made of are to stay as they were. As a context manager it is released at the
+    end.
     """
 
     def __init__(self, home: Home, stored: Stored) -> None:
         self._home = home
-        self._handles = stored.handles
-        self.lease_seconds = stored.lease_seconds
+        self._stored = stored
+
+    @property
+    def lease_seconds(self) -> float:
+        """The shortest lease that a server granted last."""
+        return min(tensor.lease_seconds for tensor in self._tensors())
 
     def renew(self, lease: float | None = None, *, timeout: float | None = None) -> None:
-        """Makes the lease last so many seconds from now; None for the server's default.
+        """Makes the lease last so many seconds from each renewal; None for the server's default.
 
-        NOT_FOUND if a part is gone.
+        NOT_FOUND if it was released, or where an output is gone.
         """
+        duration = tensor_calls.duration(lease)
         effort = self._home.effort(timeout)
-        granted = effort.together(
-            [
-                partial(tensor_calls.renew, share.server, handles, lease, effort)
-                for share, handles in zip(self._home.shares, self._handles)
-            ]
-        )
-        self.lease_seconds = min(granted)
+        effort.together([partial(t.extend, duration, effort) for t in self._tensors()])
 
     def release(self, *, timeout: float | None = None) -> None:
         """Frees it, once no running request uses it. Twice is not an error."""
         effort = self._home.effort(timeout)
-        effort.together(
-            [
-                partial(tensor_calls.release, share.server, handles, effort)
-                for share, handles in zip(self._home.shares, self._handles)
-            ]
-        )
+        effort.together([partial(tensor.release, effort) for tensor in self._tensors()])
 
     def __enter__(self) -> Self:
         return self
@@ -173,11 +157,14 @@ class Resident:
         except SageError as failure:  # the lease ends by itself
             _log.warning("not released: %s", failure)
 
-    def _handle(self, user: Home, field: str, share: int) -> Any:
+    def _tensors(self) -> list[KeptTensor]:
+        return [tensor for share in self._stored for tensor in share]
+
+    def _part(self, user: Home, field: str, share: int) -> KeptTensor:
         """Of a request's tensor that is kept; InvalidArgumentError if it is kept elsewhere."""
         if self._home is not user:
             raise invalid(field, "one kept with other keys and values", "one of these")
-        return self._handles[share][0]
+        return self._stored[share][0]
 
 
 class ResidentMask(Resident):
@@ -212,7 +199,8 @@ class ResidentTensor(Resident):
     def get(self, *, timeout: float | None = None) -> Array:
         """The elements, as a numpy array or torch tensor, as those that it was put with.
 
-        An output is zeros until a request has written it.
+        An output is zeros until a request has written it, and NOT_FOUND where a server has lost it
+        since then.
         """
         dtype = DTYPES[self.dtype]
         whole = np.empty(self.shape, dtype.bits)
@@ -220,15 +208,15 @@ class ResidentTensor(Resident):
         heads = self.shape[1 if self.tensor_layout == "HND" else 2]
         heads_per_kv = heads // self._home.shares[-1].kv.stop
 
-        def fetch(share: Share, handle: Any) -> None:
+        def fetch(share: Share, tensor: KeptTensor) -> None:
             part = share.of(self.shape[0], heads_per_kv)
             view = whole[part_of(self.tensor_layout, part.batch, part.q)]
             packed = np.empty(view.shape, view.dtype)
-            tensor_calls.get(share.server, handle, packed, effort)
+            tensor_calls.get(share.server, tensor.handle, packed, effort)
             view[...] = packed
 
-        shares = zip(self._home.shares, self._handles)
-        effort.together([partial(fetch, share, handles[0]) for share, handles in shares])
+        shares = zip(self._home.shares, self._stored)
+        effort.together([partial(fetch, share, kept[0]) for share, kept in shares])
         return self._kind.array(whole, dtype)
 
     def _stand_in(self) -> Operand:
@@ -244,7 +232,6 @@ class KeyValues(Resident):
     Attributes:
         shape: of k and v, in `tensor_layout`.
         tensor_layout: "HND" or "NHD"; that of all that goes with it, too.
-        lease_seconds: the shortest lease that a server granted last.
 
     """
 
@@ -293,7 +280,8 @@ class KeyValues(Resident):
         if out is not None and out.shape != job.problem.out_shape:
             raise invalid("out.shape", list(out.shape), f"q's, {list(job.problem.out_shape)}")
         shares = [
-            self._share_of(job, index, q, mask_id, out) for index in range(len(self._handles))
+            _UseOfShare(job.of(part), self._kept_of(index, q, mask_id, out))
+            for index, part in enumerate(self._parts(job.problem))
         ]
         effort = self._home.effort(timeout)
         return Pending(partial(self._run, job, shares, out, effort), effort)
@@ -397,32 +385,68 @@ class KeyValues(Resident):
             return_lse=False,
         )
 
-    def _share_of(self, job: Job, index: int, q: Any, mask_id: Any, out: Any) -> Job:
-        """What one server is asked."""
-        part = self._home.shares[index].of(job.problem.batch, job.problem.group_size)
-        share = job.of(part)
-        k, v = self._handles[index]
-        share = replace(share, k=share.k.kept_as(k), v=share.v.kept_as(v))
+    def _parts(self, problem: Problem) -> list[HeadRange]:
+        """Of a problem, by share."""
+        return [share.of(problem.batch, problem.group_size) for share in self._home.shares]
+
+    def _kept_of(self, index: int, q: Any, mask_id: Any, out: Any) -> dict[str, KeptTensor]:
+        """What of a share's request is kept, by role."""
+        kept = dict(zip("kv", self._stored[index]))
         if isinstance(q, ResidentTensor):
-            handle = q._handle(self._home, "q", index)
-            share = replace(share, q=share.q.kept_as(handle))
+            kept["q"] = q._part(self._home, "q", index)
         if isinstance(mask_id, ResidentMask):
-            share = replace(share, mask=KeptMask(mask_id._handle(self._home, "mask_id", index)))
+            kept["mask"] = mask_id._part(self._home, "mask_id", index)
         if out is not None:
-            share = replace(share, out_handle=out._handle(self._home, "out", index))
-        return share
+            kept["out"] = out._part(self._home, "out", index)
+        return kept
 
     def _run(
-        self, job: Job, shares: Sequence[Job], out: ResidentTensor | None, effort: Effort
+        self, job: Job, shares: Sequence[_UseOfShare], out: ResidentTensor | None, effort: Effort
     ) -> Attention:
         calls = []
         for where, share in zip(self._home.shares, shares):
-            stripes = plan_stripes(share, 1, self._home.connections)
+            stripes = plan_stripes(share.job, 1, self._home.connections)
             for connection, stripe in enumerate(stripes):
-                part = replace(share.of(stripe), resident_part=stripe)
-                calls.append(partial(attend, part, [where.server], connection, effort))
+                part = replace(share.job.of(stripe), resident_part=stripe)
+                use = _UseOfShare(part, share.kept)
+                calls.append(partial(use.attend, where.server, connection, effort))
         answered = answer(job, effort.together(calls))
         return answered if out is None else replace(answered, out=out)
+
+
+@dataclass(frozen=True)
+class _UseOfShare:
+    """A request, or some of it, to one server, and the tensors there that it uses."""
+
+    job: Job
+    kept: Mapping[str, KeptTensor]
+
+    def attend(self, server: Server, connection: int, effort: Effort) -> Part:
+        """Computes it; where the server has lost a tensor, once more after they are put again."""
+        handles = {role: tensor.handle for role, tensor in self.kept.items()}
+        try:
+            return attend(self._with(handles), [server], connection, effort)
+        except SageError as error:
+            if error.code != grpc.StatusCode.NOT_FOUND:
+                raise
+            # Those that are still there keep their handles.
+            for role, tensor in self.kept.items():
+                if not tensor.restore(handles[role], effort):
+                    raise
+        handles = {role: tensor.handle for role, tensor in self.kept.items()}
+        return attend(self._with(handles), [server], connection, effort)
+
+    def _with(self, handles: Mapping[str, Any]) -> Job:
+        job = self.job
+        operands = {
+            role: getattr(job, role).kept_as(handles[role]) for role in handles if role in "qkv"
+        }
+        job = replace(job, **operands)
+        if "mask" in handles:
+            job = replace(job, mask=KeptMask(handles["mask"]))
+        if "out" in handles:
+            job = replace(job, out_handle=handles["out"])
+        return job
 
 
 def put_key_values(

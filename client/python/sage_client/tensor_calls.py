@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,10 +34,12 @@ def spec_of(role: int, shape: Sequence[int], layout: str, dtype: DType) -> Any:
     )
 
 
-def put(server: Server, spec: Any, operand: Operand | None, effort: Effort) -> Any:
-    """Stores what `spec` says, with the operand's elements if it has any; a wire.PutResponse."""
-    # The key is for retries: what is sent again is not stored twice.
-    first = wire.PutRequest(spec=spec, idempotency_key=uuid.uuid4().bytes).SerializeToString()
+def put(server: Server, spec: Any, key: bytes, operand: Operand | None, effort: Effort) -> Any:
+    """Stores what `spec` says, with the operand's elements if it has any; a wire.PutResponse.
+
+    What is sent again with its key is not stored twice.
+    """
+    first = wire.PutRequest(spec=spec, idempotency_key=key).SerializeToString()
 
     def messages() -> Iterator[bytes]:
         yield first
@@ -109,9 +110,9 @@ def get(server: Server, handle: Any, target: Bits, effort: Effort) -> None:
     effort.persist([server], call)
 
 
-def renew(server: Server, handles: Sequence[Any], lease: float | None, effort: Effort) -> float:
-    """Extends leases; the seconds granted."""
-    request = wire.RenewRequest(handles=handles, lease=duration(lease))
+def renew(server: Server, handles: Sequence[Any], lease: Any, effort: Effort) -> float:
+    """Extends leases by a wire.Duration, or None; the seconds granted."""
+    request = wire.RenewRequest(handles=handles, lease=lease)
     return seconds(_control("Renew", server, request, wire.RenewResponse, effort).lease)
 
 

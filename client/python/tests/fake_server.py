@@ -16,6 +16,7 @@ _METHODS = {
     "stream": ("/sage.v1.Attention/AttendStream", grpc.stream_stream_rpc_method_handler),
     "put": ("/sage.v1.Tensors/Put", grpc.stream_unary_rpc_method_handler),
     "get": ("/sage.v1.Tensors/Get", grpc.unary_stream_rpc_method_handler),
+    "renew": ("/sage.v1.Tensors/Renew", grpc.unary_unary_rpc_method_handler),
     "release": ("/sage.v1.Tensors/Release", grpc.unary_unary_rpc_method_handler),
 }
 
