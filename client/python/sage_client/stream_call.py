@@ -18,6 +18,7 @@ from . import wire
 from .cancellation import Cancellation
 from .errors import SageError, broken_protocol, from_rpc
 from .job import Bits, Job, Operand, as_bytes, select
+from .memory import keep_freed_messages
 from .plan import Plan, Unit, check_plan
 from .unused import find_unused
 
@@ -29,6 +30,7 @@ def attend_stream(
     channel: grpc.Channel, server: str, job: Job, timeout: float | None, cancel: Cancellation
 ) -> Any:
     """Streams the job and writes its answer; the trailer."""
+    keep_freed_messages()
     return _StreamCall(server, job).run(channel, timeout, cancel)
 
 

@@ -14,6 +14,7 @@ from .credentials import Server
 from .effort import Effort
 from .errors import SageError, broken_protocol, check_seconds, from_rpc
 from .job import Bits, Operand, as_bytes
+from .memory import keep_freed_messages
 from .tensors import DType
 
 _SERVICE = "/sage.v1.Tensors/"
@@ -39,6 +40,7 @@ def put(server: Server, spec: Any, key: bytes, operand: Operand | None, effort: 
 
     What is sent again with its key is not stored twice.
     """
+    keep_freed_messages()
     first = wire.PutRequest(spec=spec, idempotency_key=key).SerializeToString()
 
     def messages() -> Iterator[bytes]:
@@ -79,6 +81,7 @@ def _until_failure(messages: Iterator[bytes], failure: list[SageError]) -> Itera
 
 def get(server: Server, handle: Any, target: Bits, effort: Effort) -> None:
     """Fetches a tensor's elements into a contiguous array of their size."""
+    keep_freed_messages()
     memory = as_bytes(target)
     request = wire.GetRequest(handle=handle).SerializeToString()
 
