@@ -45,8 +45,8 @@ class Attention:
     """The answer to an attend.
 
     Attributes:
-        out: q's shape and layout; a numpy array, or a torch tensor on q's device, as q was. The
-            ResidentTensor, where the output was kept in one.
+        out: q's shape and layout; a numpy array, or a torch tensor on q's device, as q was. What
+            was given as `out`, if anything was.
         lse: float32 [B, Hq, Sq], natural log, of out's kind; None unless asked for.
         parts: how each part of the heads fared; empty where it was computed locally.
 
@@ -57,9 +57,11 @@ class Attention:
     parts: tuple[Part, ...]
 
 
-def answer(job: Job, parts: Sequence[Part]) -> Attention:
-    """What a computed job's caller gets."""
-    out = None if job.out is None else job.kind.array(job.out, job.problem.output_dtype)
+def answer(job: Job, parts: Sequence[Part], out: Any) -> Attention:
+    """What a computed job's caller gets; `out` is what it gave for the output, or None."""
+    if out is None:
+        assert job.out is not None
+        out = job.kind.array(job.out, job.problem.output_dtype)
     lse = None if job.lse is None else job.kind.array(job.lse, FLOAT32)
     return Attention(out, lse, tuple(parts))
 

@@ -140,6 +140,7 @@ class Client:
         is_causal: bool = False,
         tensor_layout: str = "HND",
         *,
+        out: Array = None,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Pending:
@@ -155,6 +156,9 @@ class Client:
                 k and v that it leaves unused are not sent, where the precision allows it.
             is_causal: row i sees keys j <= i + Sk - Sq: the last row sees all keys.
             tensor_layout: "HND" or "NHD".
+            out: where to write the output: an array or a tensor of the CPU, of the output's shape
+                and type, that shares no memory with q, k and v. After a failure it holds anything.
+                None for new memory, which takes longer to get than to reuse where it is large.
             timeout: seconds, in place of the client's; DeadlineExceededError after that.
             options:
                 softmax_scale: None for D^-0.5.
@@ -164,15 +168,15 @@ class Client:
                 seqlens_q: rows of each batch entry that exist; None for all.
                 seqlens_k: keys of each batch entry that exist; None for all.
                 dtype: "bfloat16" to send float32 as bfloat16; None for float16.
-                output_dtype: "float16", "bfloat16" or "float32"; None for q's.
+                output_dtype: "float16", "bfloat16" or "float32"; None for that of `out`, or q's.
                 prequantize: True sends q and k as INT8: a third fewer bytes, the same answer, for
                     the time that numpy takes to quantise. Worth it on slow networks.
                 priority: -10 to 10, larger first between requests of one tenant; 0 by default.
 
         """
-        job = make_job(q, k, v, mask_id, is_causal, tensor_layout, kind_of(q), **options)
+        job = make_job(q, k, v, mask_id, is_causal, tensor_layout, kind_of(q), out=out, **options)
         effort = self._effort(timeout)
-        return Pending(partial(self._run, job, effort), effort)
+        return Pending(partial(self._run, job, out, effort), effort)
 
     attend = blocking(_prepare)
     attend_async = awaitable(_prepare)
@@ -247,7 +251,7 @@ class Client:
     def _effort(self, timeout: float | None) -> Effort:
         return Effort(self.timeout if timeout is None else timeout, self.retries)
 
-    def _run(self, job: Job, effort: Effort) -> Attention:
+    def _run(self, job: Job, out: Array, effort: Effort) -> Attention:
         """Computes the job in stripes, each on a connection of its own."""
         turn, servers = next(self._turn), len(self.servers)
 
@@ -267,4 +271,4 @@ class Client:
             _log.warning("computing locally: %s", error)
             local.attend(job)
             parts = []
-        return answer(job, parts)
+        return answer(job, parts, out)

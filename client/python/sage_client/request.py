@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from .errors import invalid
-from .job import Job, Operand
+from .job import Bits, Job, Operand
 from .masks import KeptMask, read_mask
 from .problem import (
     Problem,
@@ -19,7 +19,17 @@ from .problem import (
     check_scale,
     check_shapes,
 )
-from .tensors import BFLOAT16, DTYPES, FLOAT16, FLOAT32, Array, Kind, read_tensor
+from .tensors import (
+    BFLOAT16,
+    DTYPES,
+    FLOAT16,
+    FLOAT32,
+    Array,
+    HostTensor,
+    Kind,
+    open_output,
+    read_tensor,
+)
 from .wire import LAYOUTS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -51,6 +61,7 @@ def make_job(
     tensor_layout: str,
     kind: Kind,
     *,
+    out: Array = None,
     keeps_output: bool = False,
     **options: Unpack[Options],
 ) -> Job:
@@ -83,7 +94,8 @@ def make_job(
             raise invalid(f"{operand.field}.dtype", got.name, f"q's, {allowed.name}")
     shapes = {operand.field: operand.bits.shape for operand in operands}
     heads_q, heads_kv, seqlen_q, seqlen_k = check_shapes(**shapes, layout=tensor_layout)
-    output_dtype = options.get("output_dtype") or q_operand.dtype.name
+    given = None if out is None else open_output("out", out)
+    output_dtype = options.get("output_dtype") or (given or q_operand).dtype.name
     check_choice("output_dtype", output_dtype, list(DTYPES))
     batch, head_dim = shapes["q"][0], shapes["q"][3]
     problem = Problem(
@@ -104,18 +116,36 @@ def make_job(
         seqlens_k=check_lengths("seqlens_k", options.get("seqlens_k"), batch, seqlen_k),
         priority=check_priority(options.get("priority", 0)),
     )
+    if given is not None:
+        _check_output(given, problem, operands)
     return Job(
         problem=problem,
         q=operands[0],
         k=operands[1],
         v=operands[2],
         mask=read_mask(mask_id, problem),
-        out=None if keeps_output else np.empty(problem.out_shape, problem.output_dtype.bits),
+        out=None if keeps_output else _output_bits(given, problem),
         lse=np.empty(problem.lse_shape, np.float32) if problem.return_lse else None,
         kind=kind,
         request_id=uuid.uuid4().hex,
         prequantize=prequantize,
     )
+
+
+def _check_output(given: HostTensor, problem: Problem, operands: Sequence[Operand]) -> None:
+    if given.bits.shape != problem.out_shape:
+        raise invalid("out.shape", list(given.bits.shape), f"q's, {list(problem.out_shape)}")
+    if given.dtype is not problem.output_dtype:
+        raise invalid("out.dtype", given.dtype.name, f"output_dtype, {problem.output_dtype.name}")
+    for operand in operands:  # which a retry would send again
+        if not operand.resident and np.may_share_memory(given.bits, operand.bits):
+            raise invalid("out", f"memory of {operand.field}", "memory of its own")
+
+
+def _output_bits(given: HostTensor | None, problem: Problem) -> Bits:
+    if given is not None:
+        return given.bits
+    return np.empty(problem.out_shape, problem.output_dtype.bits)
 
 
 def read_operand(field: str, x: Array, layout: str, dtype: str | None) -> Operand:

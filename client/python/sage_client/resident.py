@@ -248,7 +248,7 @@ class KeyValues(Resident):
         mask_id: Array | ResidentMask = None,
         is_causal: bool = False,
         *,
-        out: ResidentTensor | None = None,
+        out: ResidentTensor | Array = None,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Pending:
@@ -258,13 +258,14 @@ class KeyValues(Resident):
             q: as there, or what `put_q` made.
             mask_id: as there, or what `put_mask` made.
             is_causal: as there.
-            out: where to keep the output, made by `put_output`; it does not travel then.
+            out: as there, or what `put_output` made: the output is kept there, and does not travel.
             timeout: seconds, in place of the client's.
             options: as there, but for `prequantize`.
 
         """
         kind = q._kind if isinstance(q, ResidentTensor) else kind_of(q)
-        if out is not None:
+        keeps_output = isinstance(out, ResidentTensor)
+        if keeps_output:
             options.setdefault("output_dtype", out.dtype)
         job = make_job(
             q._stand_in() if isinstance(q, ResidentTensor) else q,
@@ -274,10 +275,11 @@ class KeyValues(Resident):
             is_causal,
             self.tensor_layout,
             kind,
-            keeps_output=out is not None,
+            out=None if keeps_output else out,
+            keeps_output=keeps_output,
             **options,
         )
-        if out is not None and out.shape != job.problem.out_shape:
+        if keeps_output and out.shape != job.problem.out_shape:
             raise invalid("out.shape", list(out.shape), f"q's, {list(job.problem.out_shape)}")
         shares = [
             _UseOfShare(job.of(part), self._kept_of(index, q, mask_id, out))
@@ -396,12 +398,12 @@ class KeyValues(Resident):
             kept["q"] = q._part(self._home, "q", index)
         if isinstance(mask_id, ResidentMask):
             kept["mask"] = mask_id._part(self._home, "mask_id", index)
-        if out is not None:
+        if isinstance(out, ResidentTensor):
             kept["out"] = out._part(self._home, "out", index)
         return kept
 
     def _run(
-        self, job: Job, shares: Sequence[_UseOfShare], out: ResidentTensor | None, effort: Effort
+        self, job: Job, shares: Sequence[_UseOfShare], out: ResidentTensor | Array, effort: Effort
     ) -> Attention:
         calls = []
         for where, share in zip(self._home.shares, shares):
@@ -410,8 +412,7 @@ class KeyValues(Resident):
                 part = replace(share.job.of(stripe), resident_part=stripe)
                 use = _UseOfShare(part, share.kept)
                 calls.append(partial(use.attend, where.server, connection, effort))
-        answered = answer(job, effort.together(calls))
-        return answered if out is None else replace(answered, out=out)
+        return answer(job, effort.together(calls), out)
 
 
 @dataclass(frozen=True)

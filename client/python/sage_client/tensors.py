@@ -86,6 +86,23 @@ def _read_numpy(field: str, x: np.ndarray[Any, Any]) -> HostTensor:
     return HostTensor(x.astype(dtype.bits, copy=False), dtype)  # other byte orders are converted
 
 
+def open_output(field: str, x: Array) -> HostTensor:
+    """The memory of an array or tensor that is to be written to, of any strides.
+
+    TypeError for anything else; InvalidArgumentError where it cannot be written to from here.
+    """
+    if is_torch(x) and x.device.type != "cpu":
+        raise invalid(f"{field}.device", x.device, "cpu")
+    if is_torch(x) and x.requires_grad:
+        raise invalid(field, "a tensor that requires a gradient", "one that does not")
+    tensor = read_tensor(field, x)
+    if not tensor.bits.flags.writeable:
+        raise invalid(field, "an array that is read-only", "one that can be written to")
+    if not is_torch(x) and not np.shares_memory(tensor.bits, x):
+        raise invalid(f"{field}.dtype", x.dtype.str, "one of this machine's byte order")
+    return tensor
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a caller's arrays are: torch tensors on a device, or, without one, numpy's."""

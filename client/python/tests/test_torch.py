@@ -41,6 +41,17 @@ def relative_l2(actual: Any, wanted: Any) -> float:
     return float((actual.double() - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.usefixtures("seeded")
+def test_the_output_goes_where_it_is_wanted(client: Client, dtype: Any) -> None:
+    q, k, v = draw(1, 2, 200, 64, device="cpu", dtype=dtype)
+    out = torch.empty_like(q)
+    assert client.attend(q, k, v, out=out).out is out
+    assert torch.equal(out, client.attend(q, k, v).out)
+    with pytest.raises(InvalidArgumentError, match="out: got a tensor that requires a gradient"):
+        client.attend(q, k, v, out=torch.empty_like(q, requires_grad=True))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("length", [200, 20_000])  # inline, and streamed
