@@ -13,6 +13,7 @@
 #include "client/internal/channels.h"
 #include "client/internal/inline_call.h"
 #include "client/internal/outgoing_request.h"
+#include "client/internal/restored_call.h"
 #include "client/internal/status.h"
 #include "client/internal/stream_call.h"
 #include "client/internal/striped_call.h"
@@ -83,16 +84,29 @@ struct Client::RunningCalls {
     --by_connection[connection];
     none.notify_all();
   }
+  // Of calls on resident tensors, whether or not they have a connection at the time.
+  void AddRestored() {
+    const std::lock_guard lock(mutex);
+    ++restored;
+  }
+  void RemoveRestored() {
+    const std::lock_guard lock(mutex);
+    --restored;
+    none.notify_all();
+  }
   void AwaitNone() {
     std::unique_lock lock(mutex);
     none.wait(lock, [this] {
-      return std::all_of(by_connection.begin(), by_connection.end(), [](int n) { return n == 0; });
+      return restored == 0 &&
+             std::all_of(by_connection.begin(), by_connection.end(), [](int n) { return n == 0; });
     });
   }
 
   std::mutex mutex;
   std::condition_variable none;
-  std::vector<int> by_connection;  // guarded by mutex
+  // Guarded by mutex.
+  std::vector<int> by_connection;
+  int restored = 0;
 };
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
@@ -116,19 +130,6 @@ absl::Duration Client::TimeoutOr(absl::Duration timeout) const {
 }
 
 absl::StatusOr<AttendReport> Client::Attend(const AttendRequest& request) {
-  absl::StatusOr<AttendReport> report = AttendOnce(request);
-  if (!absl::IsNotFound(report.status())) return report;
-  const auto& [q, k, v, mask, out] = request.resident;
-  for (const RemoteTensor* tensor : {q, k, v, mask, out}) {
-    if (tensor == nullptr) continue;
-    if (absl::Status status = tensor->Restore(TimeoutOr(request.timeout)); !status.ok()) {
-      return status;
-    }
-  }
-  return AttendOnce(request);
-}
-
-absl::StatusOr<AttendReport> Client::AttendOnce(const AttendRequest& request) {
   // Shared, since the library may still be leaving set_value() when the answer is here.
   const auto result = std::make_shared<std::promise<absl::StatusOr<AttendReport>>>();
   AttendAsync(request, [result](absl::StatusOr<AttendReport> report) {
@@ -138,11 +139,28 @@ absl::StatusOr<AttendReport> Client::AttendOnce(const AttendRequest& request) {
 }
 
 AttendCall Client::AttendAsync(AttendRequest request, AttendCallback done) {
+  const absl::Time deadline = absl::Now() + TimeoutOr(request.timeout);
+  if (!request.resident.any()) return AttendOnce(std::move(request), deadline, std::move(done));
+  running_->AddRestored();
+  const ResidentTensors resident = request.resident;
+  return internal::StartRestoredCall(
+      [this, request = std::move(request), deadline](AttendCallback once) {
+        return AttendOnce(request, deadline, std::move(once));
+      },
+      [resident, deadline](internal::RestoreWait::Done restored) {
+        return RestoreTensors(resident, deadline, std::move(restored));
+      },
+      [running = running_, done = std::move(done)](absl::StatusOr<AttendReport> report) {
+        done(std::move(report));
+        running->RemoveRestored();  // the client's end waits for this
+      });
+}
+
+AttendCall Client::AttendOnce(AttendRequest request, absl::Time deadline, AttendCallback done) {
   if (absl::Status status = internal::CheckRequest(request); !status.ok()) {
     done(std::move(status));
     return {};
   }
-  const absl::Time deadline = absl::Now() + TimeoutOr(request.timeout);
   const bool is_inline = internal::InlineMessageBytes(request) <= options_.inline_limit_bytes;
   std::vector<internal::Stripe> stripes;
   if (!is_inline) stripes = internal::PlanStripes(request, options_.connections);

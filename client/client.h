@@ -28,8 +28,9 @@ class Channel;
 
 namespace sage {
 namespace internal {
+class RestoreWait;
 struct Stripe;
-}
+}  // namespace internal
 
 // PEM files; all are read again when they change, for the connections that are made from then on.
 struct TlsOptions {
@@ -85,7 +86,7 @@ class AttendCall {
 // Errors are the server's (proto/sage/v1/attention.proto), with its details appended to the
 // message, and these of the client itself: INVALID_ARGUMENT for a request that is not valid,
 // UNAVAILABLE where the server cannot be reached, INTERNAL or DATA_LOSS for an answer that breaks
-// the protocol. Nothing is retried but what Attend() says.
+// the protocol. Nothing is retried but what AttendAsync() says.
 class Client {
  public:
   using AttendCallback = std::function<void(absl::StatusOr<AttendReport>)>;
@@ -97,8 +98,7 @@ class Client {
   // from a completion callback: the connection goes with the client, and waits for its threads.
   ~Client();
 
-  // On failure, `out` and `lse` hold unspecified values. Blocks until completion. Where the server
-  // has lost resident tensors of the request, they are restored and it is sent once more.
+  // AttendAsync(), waited for. On failure, `out` and `lse` hold unspecified values.
   absl::StatusOr<AttendReport> Attend(const AttendRequest& request);
 
   // Puts a tensor of `problem` at the server, to be used by any number of requests: see
@@ -116,6 +116,9 @@ class Client {
   absl::StatusOr<RemoteTensor> PutOutput(const AttentionProblem& problem,
                                          const PutOptions& options = {});
 
+  // Where the server has lost resident tensors of the request, as after a restart, they are put
+  // again and it is sent once more, all within its timeout.
+  //
   // Calls `done` exactly once, on a thread of the library or before returning; it must not block.
   // The request's tensors may be freed once `done` is called, not before: a cancelled call may hold
   // them for as long as the socket has bytes to write, at most about 40 s where the peer is gone.
@@ -132,7 +135,11 @@ class Client {
 
   Client(ClientOptions options, std::vector<std::shared_ptr<grpc::Channel>> channels);
   absl::Duration TimeoutOr(absl::Duration timeout) const;
-  absl::StatusOr<AttendReport> AttendOnce(const AttendRequest& request);
+  AttendCall AttendOnce(AttendRequest request, absl::Time deadline, AttendCallback done);
+  // Has those put again that the server has lost; see RestoreWait::Start().
+  static std::shared_ptr<internal::RestoreWait> RestoreTensors(
+      const ResidentTensors& tensors, absl::Time deadline,
+      std::function<void(absl::Status)> restored);
   absl::StatusOr<RemoteTensor> Keep(std::shared_ptr<internal::TensorState> state,
                                     const PutOptions& options);
   // One call, of a part of a request or all of it, over the connection that has the fewest.

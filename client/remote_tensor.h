@@ -38,8 +38,9 @@ struct PutOptions {
 
 // Owns the tensor at the server: destruction releases it there, once no running request uses it.
 // Renews its lease on a thread of the client. Where the server no longer has the tensor, as after
-// a restart, it is put again from the caller's memory, by whichever comes first: that thread, or a
-// blocking Attend() that uses it. May outlive its client. Move-only; thread-safe but for moves.
+// a restart, it is put again from the caller's memory on that thread, when its lease is to be
+// renewed or a request that uses it finds out. May outlive its client. Move-only; thread-safe but
+// for moves.
 class RemoteTensor {
  public:
   RemoteTensor(RemoteTensor&&) noexcept = default;
@@ -53,7 +54,8 @@ class RemoteTensor {
   // have written is lost then. RESOURCE_EXHAUSTED while a request writes.
   absl::Status Get(void* data, absl::Duration timeout = absl::InfiniteDuration()) const;
 
-  // Puts it again if the server no longer has it; an output begins anew as zeros.
+  // Puts it again if the server no longer has it; an output begins anew as zeros. A put that is
+  // under way at the end of the timeout goes on.
   absl::Status Restore(absl::Duration timeout = absl::InfiniteDuration()) const;
 
   // What stands for it at the server now.

@@ -1,13 +1,17 @@
 // What Client offers for tensors that stay at the server.
+#include <future>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "client/internal/channels.h"
+#include "client/internal/restore_wait.h"
 #include "client/internal/tensor_home.h"
 #include "client/internal/wire_header.h"
 #include "client/remote_tensor.h"
@@ -105,6 +109,21 @@ absl::StatusOr<RemoteTensor> Client::Keep(std::shared_ptr<internal::TensorState>
   return RemoteTensor(home_, std::move(state));
 }
 
+std::shared_ptr<internal::RestoreWait> Client::RestoreTensors(
+    const ResidentTensors& tensors, absl::Time deadline,
+    std::function<void(absl::Status)> restored) {
+  // The caller's objects may go once the wait is over.
+  std::vector<
+      std::pair<std::shared_ptr<internal::TensorHome>, std::shared_ptr<internal::TensorState>>>
+      used;
+  for (const RemoteTensor* tensor : {tensors.q, tensors.k, tensors.v, tensors.mask, tensors.out}) {
+    if (tensor != nullptr) used.emplace_back(tensor->home_, tensor->state_);
+  }
+  auto wait = internal::RestoreWait::Start(used.size(), deadline, std::move(restored));
+  for (const auto& [home, state] : used) home->Restore(state, wait);
+  return wait;
+}
+
 RemoteTensor::RemoteTensor(std::shared_ptr<internal::TensorHome> home,
                            std::shared_ptr<internal::TensorState> state)
     : home_(std::move(home)), state_(std::move(state)) {}
@@ -126,7 +145,13 @@ absl::Status RemoteTensor::Get(void* data, absl::Duration timeout) const {
 }
 
 absl::Status RemoteTensor::Restore(absl::Duration timeout) const {
-  return home_->Restore(*state_, absl::Now() + timeout);
+  // Shared, since the library may still be leaving set_value() when the answer is here.
+  const auto result = std::make_shared<std::promise<absl::Status>>();
+  home_->Restore(
+      state_, internal::RestoreWait::Start(1, absl::Now() + timeout, [result](absl::Status status) {
+        result->set_value(std::move(status));
+      }));
+  return result->get_future().get();
 }
 
 v1::TensorHandle RemoteTensor::handle() const {

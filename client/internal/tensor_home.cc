@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -67,6 +68,11 @@ absl::Status TensorHome::Put(const std::shared_ptr<TensorState>& state, absl::Ti
 absl::Status TensorHome::Send(TensorState& state, absl::Time deadline) {
   grpc::ClientContext context;
   SetDeadline(context, deadline);
+  {
+    const std::lock_guard lock(state.mutex);
+    if (state.released) return absl::CancelledError("the tensor was released");
+    state.put_call = &context;
+  }
   v1::PutResponse response;
   const auto writer = stub_->Put(&context, &response);
   v1::PutRequest request;
@@ -83,24 +89,42 @@ absl::Status TensorHome::Send(TensorState& state, absl::Time deadline) {
     open = writer->Write(request);
   }
   writer->WritesDone();
-  if (const grpc::Status status = writer->Finish(); !status.ok()) return FromGrpc(status, target_);
+  const grpc::Status status = writer->Finish();
   const std::lock_guard lock(state.mutex);
+  state.put_call = nullptr;
+  if (!status.ok()) return FromGrpc(status, target_);
   state.handle = response.handle();
   state.renew_at = RenewalTime(response.lease());
   return absl::OkStatus();
 }
 
-absl::Status TensorHome::Restore(TensorState& state, absl::Time deadline) {
-  // Whoever came first has put it when this lock is had.
+void TensorHome::Restore(std::shared_ptr<TensorState> state, std::shared_ptr<RestoreWait> wait) {
+  {
+    const std::lock_guard lock(mutex_);
+    wanted_.push_back({std::move(state), std::move(wait)});
+    changed_ = true;
+  }
+  wake_.notify_one();
+}
+
+void TensorHome::RestoreAll(const std::vector<Wanted>& wanted) {
+  std::map<TensorState*, absl::Status> outcomes;  // several callers may want the same
+  for (const auto& [state, wait] : wanted) {
+    const auto [outcome, is_new] = outcomes.try_emplace(state.get());
+    if (is_new) outcome->second = RestoreNow(*state);
+    wait->Tell(outcome->second);
+  }
+}
+
+absl::Status TensorHome::RestoreNow(TensorState& state) {
   const std::lock_guard lock(state.put_mutex);
-  if (state.released) return absl::CancelledError("the tensor was released");
   grpc::ClientContext context;
-  SetDeadline(context, deadline);
+  SetDeadline(context, absl::Now() + kPatience);
   v1::StatRequest request;
   *request.mutable_handle() = HandleOf(state);
   v1::StatResponse response;
   const absl::Status known = FromGrpc(stub_->Stat(&context, request, &response), target_);
-  return absl::IsNotFound(known) ? Send(state, deadline) : known;
+  return absl::IsNotFound(known) ? Send(state, absl::Now() + kPutPatience) : known;
 }
 
 absl::Status TensorHome::Get(TensorState& state, std::byte* data, absl::Time deadline) {
@@ -132,9 +156,11 @@ absl::Status TensorHome::Get(TensorState& state, std::byte* data, absl::Time dea
 
 void TensorHome::Release(std::shared_ptr<TensorState> state) {
   {
-    const std::lock_guard lock(state->put_mutex);
+    const std::lock_guard lock(state->mutex);
     state->released = true;
+    if (state->put_call != nullptr) state->put_call->TryCancel();
   }
+  { const std::lock_guard put_is_over(state->put_mutex); }
   {
     const std::lock_guard lock(mutex_);
     kept_.erase(state);
@@ -156,6 +182,13 @@ void TensorHome::Run() {
       continue;
     }
     if (stopping_) return;
+    if (!wanted_.empty()) {
+      const std::vector<Wanted> wanted = std::exchange(wanted_, {});
+      lock.unlock();
+      RestoreAll(wanted);
+      lock.lock();
+      continue;
+    }
     const absl::Time now = absl::Now();
     absl::Time next = absl::InfiniteFuture();
     std::vector<std::shared_ptr<TensorState>> due;
@@ -166,7 +199,10 @@ void TensorHome::Run() {
     }
     if (!due.empty()) {
       lock.unlock();
-      for (const std::shared_ptr<TensorState>& state : due) Renew(*state);
+      for (const std::shared_ptr<TensorState>& state : due) {
+        if (HasMoreUrgent()) break;
+        Renew(*state);
+      }
       due.clear();
       lock.lock();
       continue;
@@ -178,6 +214,11 @@ void TensorHome::Run() {
       wake_.wait_for(lock, absl::ToChronoNanoseconds(next - now), changed);
     }
   }
+}
+
+bool TensorHome::HasMoreUrgent() {
+  const std::lock_guard lock(mutex_);
+  return changed_ || stopping_;
 }
 
 void TensorHome::Renew(TensorState& state) {
@@ -200,7 +241,7 @@ void TensorHome::Renew(TensorState& state) {
       state.renew_at = absl::InfiniteFuture();
       return;
     }
-    status = Restore(state, absl::Now() + kPutPatience);
+    status = RestoreNow(state);
     if (status.ok()) return;
   }
   const std::lock_guard lock(state.mutex);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <optional>
 #include <random>
@@ -404,6 +405,43 @@ TEST_F(RestartedServer, GetsTheTensorsOfStripedRequestsAgain) {
     EXPECT_NE(k.handle().server_id(), first_server);
     EXPECT_TRUE(outputs[0].out == outputs[1].out);
     EXPECT_TRUE(outputs[0].lse == outputs[1].lse);
+  }
+  client_.reset();
+}
+
+TEST_F(RestartedServer, GetsTheTensorsOfAsyncRequestsAgain) {
+  StartOne();
+  Connect(options_.listen.front());
+  MakeProblem(Layout::kHnd);
+  {
+    const RemoteTensor k = MustPut(TensorRole::kK, data_.k);
+    const RemoteTensor v = MustPut(TensorRole::kV, data_.v);
+    const std::string first_server = k.handle().server_id();
+    StopOne();
+    StartOne();
+    constexpr int kCalls = 8;  // that all find out
+    std::vector<PoisonedOutput> outputs(kCalls, PoisonedOutput(problem_));
+    const auto attend_all = [&] {
+      // Shared, since the library may still be leaving set_value() when the answer is here.
+      const auto ended = std::make_shared<std::vector<std::promise<absl::Status>>>(kCalls);
+      for (int i = 0; i < kCalls; ++i) {
+        AttendRequest request = Request(outputs[i]);
+        request.k = request.v = nullptr;
+        request.resident.k = &k;
+        request.resident.v = &v;
+        client_->AttendAsync(request, [ended, i](const absl::StatusOr<AttendReport>& report) {
+          (*ended)[i].set_value(report.status());
+        });
+      }
+      absl::Status all;
+      for (std::promise<absl::Status>& one : *ended) all.Update(one.get_future().get());
+      return all;
+    };
+    const absl::Status status = Retried(attend_all);
+    ASSERT_TRUE(status.ok()) << status;
+    for (const PoisonedOutput& output : outputs) EXPECT_TRUE(Right(output));
+    EXPECT_NE(k.handle().server_id(), first_server);
+    EXPECT_EQ(client_->GetStatistics()->tensors(), 2U);
   }
   client_.reset();
 }
