@@ -6,7 +6,7 @@
 A mask without blocks leaves the transport as the work: q and k go up, the output comes back, 192 MiB a
 call; v, which no query reads, stays here. The output goes to the same memory each time, as with the C++
 client. Rounds of both clients alternate, so that what else the machine does falls on both; printed are
-medians over all calls, of the bytes that the server counted.
+medians over all calls, of the bytes that the server counted, and of the rounds' ratios their quartiles.
 """
 
 import json
@@ -49,7 +49,7 @@ def main():
     q, k, v = np.random.default_rng(0).standard_normal((3, 1, HEADS, SEQLEN, HEAD_DIM), np.float32)
     q, k, v = (x.astype(np.float16) for x in (q, k, v))
     out = np.zeros_like(q)
-    print("connections  C++ GB/s  Python GB/s  ratio")
+    print("connections  C++ GB/s  Python GB/s  ratio  of rounds")
     for connections in (1, 4):
         client = Client(server, connections=connections)
         cpp, python = [], []
@@ -57,7 +57,11 @@ def main():
             cpp.append(cpp_rate(server, sagectl, connections))
             python.append(python_rate(client, q, k, v, out))
         rates = [statistics.median(rates) for rates in (cpp, python)]
-        print(f"{connections:11}  {rates[0]:8.2f}  {rates[1]:11.2f}  {rates[1] / rates[0]:5.2f}")
+        first, _, third = statistics.quantiles((p / c for c, p in zip(cpp, python)), n=4)
+        print(
+            f"{connections:11}  {rates[0]:8.2f}  {rates[1]:11.2f}  {rates[1] / rates[0]:5.2f}"
+            f"  {first:.2f} to {third:.2f}"
+        )
 
 
 if __name__ == "__main__":
