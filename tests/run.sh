@@ -115,7 +115,7 @@ stage_format() { one_check check_format; }
 stage_shell() {
   local status=0 check
   one_check check_shell || status=1
-  for check in dockerfile manifests rules; do
+  for check in dockerfile manifests compose rules; do
     check_or_skip "$root/tests/deployment.sh" "$check" || status=1
   done
   return "$status"
