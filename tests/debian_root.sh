@@ -18,4 +18,5 @@ debian_root() {
   fi
   mkdir -p "$folder"
   tar -C "$folder" -xf "$kept"
+  chmod 755 "$folder" # which mktemp made for root alone: nobody else would find anything in it
 }
