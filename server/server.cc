@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -305,6 +306,9 @@ std::vector<Gauge> Server::Parts::Gauges() const {
           [this] { return Sum([](Device& d) { return d.engine().launches(); }); });
   counter("device_errors_total", "Launches that failed.",
           [this] { return Sum([](Device& d) { return d.engine().failed_launches(); }); });
+  const std::chrono::duration<double> started = std::chrono::system_clock::now().time_since_epoch();
+  gauges.push_back(gauge("start_time_seconds", "When the server started, in seconds since 1970.",
+                         [started] { return started.count(); }));
   gauges.push_back(
       {"build_info", "Always 1; the version is a label.", [] { return 1.0; }, "version", kVersion});
   return gauges;

@@ -251,6 +251,23 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
   EXPECT_THAT(samples, Contains(Key(R"(sage_device_bytes{state="cached"})")));
 }
 
+TEST_F(AboutServer, PrometheusEndpointTellsSinceWhenItServes) {
+  const auto now = [] {
+    return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch())
+        .count();
+  };
+  const double before = now();
+  Start("127.0.0.1:0");
+  const double after = now();
+  std::map<std::string, double> samples = Parse(Scrape(server().metrics_port()));
+  const double started = samples["sage_start_time_seconds"];
+  EXPECT_GE(started, before);
+  EXPECT_LE(started, after);
+  // However late it is asked.
+  samples = Parse(Scrape(server().metrics_port()));
+  EXPECT_EQ(samples["sage_start_time_seconds"], started);
+}
+
 TEST(GpuTelemetry, TellsWhatTheDriverTells) {
   EXPECT_EQ(server::GpuTelemetry::Open("libno-such-library.so.1"), nullptr);
   const auto gpus = server::GpuTelemetry::Open(FAKE_NVML_LIBRARY);
