@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Installs the Debian packages in a clean Debian 12 root and uses them as their users would: the server as its user with
 # the settings that the package brings, answers held against the reference, the Python client, a program linked with the
-# C++ library, manual pages, the systemd unit, and removal without a trace.
+# C++ library, manual pages, the systemd unit, in a booted system too where systemd-nspawn is there, and removal without a
+# trace.
 #
 #   tests/packages.sh [FOLDER]    FOLDER: of the packages, build/package/packages by default
+#
+# Of a folder with sage-server-cuda (build/package-cuda/packages) it takes that for the server, and sees too that it stands for
+# sage-server and takes its place (where build/package/packages has that), what it says where there is no GPU, and which ones it
+# has kernels for.
 #
 # Wants root, debootstrap and Debian's mirror; takes two minutes. Skips (77) where it cannot run.
 set -euo pipefail
@@ -44,16 +49,34 @@ install_packages() { # install_packages NAME...
   apt install -y --no-install-recommends "${files[@]/#//}"
 }
 
+server=sage-server
+[[ ! -e $(echo "$packages"/sage-server-cuda_*.deb) ]] || server=sage-server-cuda
+readonly server
+
 step 'A clean Debian 12'
 debian_root "$debian"
 mount -t proc proc "$debian/proc"
 cp "$packages"/*.deb "$debian/root/"
 apt update
 
+enabled() { [[ -L $debian/etc/systemd/system/multi-user.target.wants/sage-server.service ]]; }
+other=$(echo "$root"/build/package/packages/sage-server_*.deb)
+if [[ $server == sage-server-cuda && -e $other ]]; then
+  step 'In the place of sage-server'
+  cp "$other" "$debian/root/"
+  install_packages sage-server
+  echo '# changed by its operator' >>"$debian/etc/sage/server.toml"
+  install_packages "$server"
+  apt purge -y sage-server
+  enabled || fail 'the unit is not enabled any more'
+  grep 'changed by its operator' "$debian/etc/sage/server.toml" || fail 'its settings are lost'
+  rm "$debian/root/$(basename "$other")"
+fi
+
 step 'Server and clients'
-install_packages sage-server sage-client python3-sage-client
+install_packages "$server" sage-client python3-sage-client
 within id sage
-[[ -L $debian/etc/systemd/system/multi-user.target.wants/sage-server.service ]] || fail 'the unit is not enabled'
+enabled || fail 'the unit is not enabled'
 mkdir -m 750 "$debian/run/sage" # as systemd would
 within chown sage:sage /run/sage
 as_sage sage-server --config /etc/sage/server.toml 2>"$debian/server.log" &
@@ -77,6 +100,23 @@ assert error < 0.03'
 pkill -TERM -x sage-server # in this script's own process namespace there is one
 wait "$running" || fail 'the server did not end in peace'
 grep -rl 'SAGECTL' "$debian/usr/share/man/man1" >/dev/null || fail 'no manual page'
+
+if [[ $server == sage-server-cuda ]]; then
+  step 'With CUDA'
+  # A package that depends on sage-server is content with it.
+  mkdir -p "$debian/root/friend/DEBIAN"
+  printf '%s\n' 'Package: friend' 'Version: 1' 'Architecture: all' 'Maintainer: nobody <nobody@localhost>' \
+    'Depends: sage-server (>= 0.1)' 'Description: depends on sage-server' >"$debian/root/friend/DEBIAN/control"
+  within dpkg-deb -b /root/friend /root/friend.deb >/dev/null
+  within dpkg -i /root/friend.deb >/dev/null || fail 'it does not stand for sage-server'
+  apt purge -y friend
+  status=0
+  CUDA_VISIBLE_DEVICES='' within sage-server --backend cuda --listen 127.0.0.1:0 2>"$debian/cuda.log" || status=$?
+  cat "$debian/cuda.log"
+  [[ $status == 1 ]] || fail "without a GPU it ends with $status"
+  grep -q 'event=start_failed.*--backend cpu serves without a GPU' "$debian/cuda.log" || fail 'it does not say what to do'
+  "$root/tests/cuda_architectures.sh" "$debian/usr/bin/sage-server" || (($? == 77)) || fail 'not the kernels of preset fat'
+fi
 
 step 'The systemd unit'
 apt install -y --no-install-recommends systemd # instead of the package that only makes users
@@ -109,8 +149,32 @@ kill $server && wait $server
 END
 within sh /root/ask
 
+step 'A system that runs'
+if command -v systemd-nspawn >/dev/null; then
+  cp "$root/tests/booted_system.sh" "$debian/root/"
+  cat >"$debian/etc/systemd/system/booted-test.service" <<END
+[Unit]
+After=multi-user.target
+[Service]
+ExecStart=sh -c '/root/booted_system.sh $server >/root/booted.log 2>&1; systemctl exit \$\$?'
+[Install]
+WantedBy=multi-user.target
+END
+  within systemctl -q enable booted-test.service
+  umount "$debian/proc" # it wants to mount its own
+  status=0
+  timeout -k 10 300 systemd-nspawn -q -D "$debian" --boot --private-network --register=no --keep-unit --console=pipe \
+    >"$debian/nspawn.log" 2>&1 </dev/null || status=$?
+  cat "$debian/root/booted.log" || tail -n 30 "$debian/nspawn.log"
+  ((status == 0)) || fail "the booted system ended with $status"
+  rm "$debian"/etc/systemd/system/{,multi-user.target.wants/}booted-test.service
+  mount -t proc proc "$debian/proc"
+else
+  echo 'skipped: no systemd-nspawn'
+fi
+
 step 'Removal'
-apt purge -y sage-server sage-client python3-sage-client libsage-client-dev
+apt purge -y "$server" sage-client python3-sage-client libsage-client-dev
 left=$(find "$debian/etc" "$debian/usr" "$debian/var/lib/systemd" -name '*sage[-_]server*' -o -name '*sagectl*' -o -name '*sage[-_]client*')
 [[ -z $left ]] || fail "left behind: $left"
 printf '\nAll packages work.\n'
