@@ -4,8 +4,9 @@
 # volume, ends on SIGTERM within its drain timeout under load, and says what is in it.
 #
 #   tests/container.sh          images server-cpu and client, and their proofs
-#   tests/container.sh server   the image with CUDA too, where this machine has nvcc, for sm_80 alone (CUDA_ARCHITECTURES);
-#                               of it only that it starts, on the CPU where there is no GPU
+#   tests/container.sh server   the image with CUDA too, where this machine has nvcc, for sm_80 alone (CUDA_ARCHITECTURES, `fat` for
+#                               those of a release, which takes long): that it has their kernels, and starts, on the CPU
+#                               where there is no GPU, unless it was told not to
 #
 # Wants root, buildah, podman, runc, debootstrap and Debian's mirror. Skips (77) where something is missing.
 set -euo pipefail
@@ -53,7 +54,8 @@ build() { # build TARGET [OPTION...]
   local target=$1
   shift
   # Folded into one layer a stage: vfs copies whole layers.
-  buildah bud --isolation chroot --build-arg BASE_IMAGE=localhost/sage-base "$@" \
+  buildah bud --isolation chroot --build-arg BASE_IMAGE=localhost/sage-base \
+    ${CMAKE_BUILD_PARALLEL_LEVEL:+--build-arg CMAKE_BUILD_PARALLEL_LEVEL="$CMAKE_BUILD_PARALLEL_LEVEL"} "$@" \
     --target "$target" -t "localhost/sage-$target" -f "$root/deploy/Dockerfile" "$root" >"$work/$target.log" 2>&1 || {
     tail -n 40 "$work/$target.log"
     fail "target $target does not build"
@@ -140,10 +142,22 @@ if [[ ${1-} == server ]]; then
   tar -C "$toolkit" -c --exclude='lib*cu[bfrs]*' --exclude='libcudnn*' --exclude='libnccl*' --exclude='libnv[Jrp]*' . |
     tar -C "$work/base/usr/local/cuda" -x
   import "$work/base" localhost/sage-cuda-base
-  build server --build-arg CUDA_BUILD_IMAGE=localhost/sage-cuda-base --build-arg CUDA_RUNTIME_IMAGE=localhost/sage-base \
-    --build-arg CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES:-80}"
+  architectures=${CUDA_ARCHITECTURES:-80}
+  options=(--build-arg CUDA_ARCHITECTURES="$architectures")
+  [[ $architectures != fat ]] || options=() architectures='' # as the Dockerfile says
+  build server --build-arg CUDA_BUILD_IMAGE=localhost/sage-cuda-base --build-arg CUDA_RUNTIME_IMAGE=localhost/sage-base "${options[@]}"
+  run --rm --entrypoint cat localhost/sage-server /usr/bin/sage-server >"$work/sage-server"
+  "$root/tests/cuda_architectures.sh" "$work/sage-server" ${architectures:+"$architectures"} || (($? == 77)) ||
+    fail 'not the kernels that were asked for'
   start sage-cuda localhost/sage-server --read-only
   client verify --server "$address" --seqlen 512
   stop sage-cuda
+  if ! ls /dev/nvidia[0-9]* >/dev/null 2>&1; then
+    status=0
+    run --rm --read-only localhost/sage-server --backend cuda --listen 127.0.0.1:0 2>"$work/no-gpu.log" || status=$?
+    cat "$work/no-gpu.log"
+    [[ $status == 1 ]] || fail "told to use a GPU it ends with $status where there is none"
+    grep -q 'event=start_failed.*--backend cpu serves without a GPU' "$work/no-gpu.log" || fail 'it does not say what to do'
+  fi
 fi
 printf '\nAll images work.\n'
