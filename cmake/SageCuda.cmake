@@ -30,6 +30,8 @@ if(NOT SAGE_CUDA STREQUAL "OFF")
     set(CMAKE_CUDA_STANDARD 20)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    # CMake 3.25 takes a library for granted that CUDA 13 has no longer, and that nothing here links.
+    add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
     find_package(CUDAToolkit REQUIRED)
     set(SAGE_WITH_CUDA ON)
   elseif(SAGE_CUDA STREQUAL "ON")
