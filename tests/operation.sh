@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves how the server behaves in operation, on the CPU backend: overload, deadlines, cancellation, rolling
+# Proves how the server behaves in operation, on the CPU backend: overload of device and network, deadlines, cancellation, rolling
 # restarts, of three servers behind one name too, fairness between tenants. Prints each figure beside its goal.
 #
 #   tests/operation.sh [BIN [SECONDS]]   BIN: where operation_bench and sage-server are, build/release/bin by
@@ -14,7 +14,7 @@ readonly bin=${1:-$root/build/release/bin}
 readonly seconds=${2:-20}
 
 status=0
-for proof in deadline overload cancel restart fairness; do
+for proof in deadline overload network cancel restart fairness; do
   "$bin/operation_bench" "$proof" "$seconds" || status=1
 done
 "$root/tests/rolling_restart.sh" "$bin" "$seconds" || [[ $? == 77 ]] || status=1

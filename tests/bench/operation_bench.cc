@@ -1,13 +1,15 @@
 // How a server behaves that has more to do than it can, and whose clients and processes come and
 // go.
 //
-//   operation_bench overload|deadline|cancel|restart|fairness [SECONDS [BACKEND]]
+//   operation_bench overload|network|deadline|cancel|restart|fairness [SECONDS [BACKEND]]
 //
 // Each runs servers of its own, on the CPU backend unless BACKEND says cuda, prints its figures
 // beside their goals, and ends with status 1 where one is missed:
 //
 //   overload  requests with a deadline at three times the rate that the server can serve: what is
 //             still served in time, how soon the rest is refused, how the server's memory grows
+//   network   the same with requests that are much to carry and little to compute: not the device
+//             is short, but what brings payload in and answers out
 //   deadline  a job of seconds with a deadline of 100 ms: how soon it is refused
 //   cancel    requests cancelled at any stage: how soon the server holds nothing of them
 //   restart   two servers restarted in turn under clients that try again: answers lost or wrong
@@ -120,6 +122,16 @@ class ServerProcess {
 // One attention on inputs that all share, answered into memory of its own.
 class Workload {
  public:
+  // Much to carry and little to compute: of each head one query and a block of keys exist, and with
+  // this precision the others travel all the same.
+  static Workload OfPayload(std::int64_t heads, std::int64_t seqlen, std::int64_t head_dim) {
+    Workload workload(heads, seqlen, head_dim);
+    workload.problem_.seqlens_q = {1};
+    workload.problem_.seqlens_k = {64};
+    workload.problem_.precision = Precision::kQkInt8PvFp8;
+    return workload;
+  }
+
   Workload(std::int64_t heads, std::int64_t seqlen, std::int64_t head_dim) {
     problem_.batch = 1;
     problem_.num_heads_q = problem_.num_heads_kv = heads;
@@ -145,8 +157,9 @@ class Workload {
 };
 
 // Streams only, so that nothing but a header has come when a request is refused.
-std::unique_ptr<Client> Connect(const std::string& target) {
-  auto client = Client::Connect({.target = target, .inline_limit_bytes = 0});
+std::unique_ptr<Client> Connect(const std::string& target, int connections = 4) {
+  auto client =
+      Client::Connect({.target = target, .inline_limit_bytes = 0, .connections = connections});
   if (!client.ok()) GiveUp(client.status().ToString());
   return *std::move(client);
 }
@@ -172,12 +185,12 @@ double ClosedLoopRate(Client& client, const Workload& workload, int streams,
   return answered / Seconds(duration);
 }
 
-void Overload(Clock::duration duration) {
-  constexpr auto kDeadline = 150ms;
+// Requests with a deadline at three times the rate of a closed loop.
+void Overload(const char* what, const Workload& workload, std::chrono::milliseconds deadline,
+              int connections, Clock::duration duration) {
   constexpr double kTimes = 3;
   const ServerProcess server({"--threads", "1"});
-  const std::unique_ptr<Client> client = Connect(server.target());
-  const Workload workload(1, 2048, 128);
+  const std::unique_ptr<Client> client = Connect(server.target(), connections);
   ClosedLoopRate(*client, workload, 4, 1s);
   const double peak = ClosedLoopRate(*client, workload, 4, duration / 2);
 
@@ -185,12 +198,27 @@ void Overload(Clock::duration duration) {
     std::mutex mutex;
     int in_time = 0, late = 0, other = 0;
     std::vector<double> refused_after;
-    std::string example;
+    std::string example, refusal;  // the last one's
   } outcome;
-  std::vector<std::vector<std::uint16_t>> outs(4096);  // more than are ever under way
+  // More than are ever under way.
+  std::vector<std::vector<std::uint16_t>> outs(
+      64 + static_cast<std::size_t>(2 * kTimes * peak * Seconds(deadline)));
   std::mt19937_64 random(11);
   std::exponential_distribution<double> gap(kTimes * peak);
   std::vector<double> memory;  // the server's, at each request
+  // What a call takes that wants nothing, over a connection of its own: what a refusal takes beyond
+  // that is not for want of a processor.
+  std::atomic<bool> over = false;
+  std::vector<double> empty_calls;
+  std::thread caller([&] {
+    const std::unique_ptr<Client> other = Connect(server.target(), 1);
+    while (!over) {
+      const Clock::time_point at = Clock::now();
+      if (!other->GetInfo(absl::Seconds(10)).ok()) GiveUp("an empty call failed");
+      empty_calls.push_back(Seconds(Clock::now() - at));
+      std::this_thread::sleep_for(10ms);
+    }
+  });
   const Clock::time_point begin = Clock::now();
   Clock::time_point due = begin;
   int sent = 0;
@@ -199,7 +227,7 @@ void Overload(Clock::duration duration) {
     std::this_thread::sleep_until(due);
     memory.push_back(server.ResidentMiB());
     AttendRequest request = workload.Request(outs[sent % outs.size()]);
-    request.timeout = absl::FromChrono(kDeadline);
+    request.timeout = absl::FromChrono(deadline);
     const Clock::time_point at = Clock::now();
     client->AttendAsync(request, [&outcome, at](const absl::StatusOr<AttendReport>& report) {
       const Clock::duration after = Clock::now() - at;
@@ -209,6 +237,7 @@ void Overload(Clock::duration duration) {
       } else if (absl::StrContains(report.status().message(), "cannot be met") ||
                  absl::IsResourceExhausted(report.status())) {
         outcome.refused_after.push_back(Seconds(after));
+        outcome.refusal = report.status().ToString();
       } else if (absl::IsDeadlineExceeded(report.status())) {
         ++outcome.late;
       } else {
@@ -218,15 +247,21 @@ void Overload(Clock::duration duration) {
     });
   }
   const double seconds = Seconds(Clock::now() - begin);
-  std::this_thread::sleep_for(2 * kDeadline);  // all have ended
+  over = true;
+  caller.join();
+  std::this_thread::sleep_for(2 * deadline);  // all have ended
   const std::lock_guard lock(outcome.mutex);
-  std::printf("overload: S2048 D128, a deadline of 150 ms, one compute thread, %.0f s\n", seconds);
+  std::printf("%s, a deadline of %lld ms, one compute thread, %.0f s\n", what,
+              static_cast<long long>(deadline.count()), seconds);
   std::printf("  peak %.1f/s, sent %.1f/s: %d in time, %zu refused, %d late, %d other %s\n", peak,
               sent / seconds, outcome.in_time, outcome.refused_after.size(), outcome.late,
               outcome.other, outcome.example.c_str());
+  std::printf("  one refusal: %s\n", outcome.refusal.c_str());
   State("answered in time, of the peak", outcome.in_time / seconds / peak, "", '>', 0.9);
   State("refused after, p99", 1e3 * Quantile(outcome.refused_after, 0.99), "ms", '<', 5);
   std::printf("  refused after, p50 %33.3f ms\n", 1e3 * Quantile(outcome.refused_after, 0.5));
+  std::printf("  an empty call beside it, p50 and p99 %15.3f ms %.3f ms\n",
+              1e3 * Quantile(empty_calls, 0.5), 1e3 * Quantile(empty_calls, 0.99));
   // The first quarter fills what the server keeps from one request to the next.
   const auto quarter = memory.begin() + static_cast<std::ptrdiff_t>(memory.size() / 4);
   const double second = Mean({quarter, quarter + (quarter - memory.begin())});
@@ -235,6 +270,16 @@ void Overload(Clock::duration duration) {
       "  server's memory, MiB: %.1f at the begin, %.1f in the second quarter, %.1f in the last\n",
       memory.front(), second, last);
   State("server's memory, growth since the second quarter", last - second, "MiB", '<', 8);
+}
+
+void OverloadOfDevice(Clock::duration duration) {
+  Overload("overload: S2048 D128", Workload(1, 2048, 128), 150ms, 4, duration);
+}
+
+// Over two connections: as many as a small machine has cores to serve, client and server together.
+void OverloadOfNetwork(Clock::duration duration) {
+  Overload("network: H8 S2048 D128, 12 MiB there and 4 MiB back, nearly nothing to compute",
+           Workload::OfPayload(8, 2048, 128), 300ms, 2, duration);
 }
 
 void Deadline(Clock::duration) {
@@ -416,11 +461,10 @@ void Fairness(Clock::duration duration) {
 }
 
 int Main(int argc, char** argv) {
-  const std::pair<const char*, void (*)(Clock::duration)> modes[] = {{"overload", Overload},
-                                                                     {"deadline", Deadline},
-                                                                     {"cancel", Cancel},
-                                                                     {"restart", Restart},
-                                                                     {"fairness", Fairness}};
+  const std::pair<const char*, void (*)(Clock::duration)> modes[] = {
+      {"overload", OverloadOfDevice}, {"network", OverloadOfNetwork},
+      {"deadline", Deadline},         {"cancel", Cancel},
+      {"restart", Restart},           {"fairness", Fairness}};
   const auto seconds = std::chrono::seconds(argc > 2 ? std::atoi(argv[2]) : 20);
   if (argc > 3) backend = argv[3];
   for (const auto& [name, run] : modes) {
@@ -428,7 +472,9 @@ int Main(int argc, char** argv) {
     run(seconds);
     return all_met ? 0 : 1;
   }
-  GiveUp("usage: operation_bench overload|deadline|cancel|restart|fairness [SECONDS [BACKEND]]");
+  GiveUp(
+      "usage: operation_bench overload|network|deadline|cancel|restart|fairness [SECONDS "
+      "[BACKEND]]");
 }
 
 }  // namespace
