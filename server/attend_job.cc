@@ -69,6 +69,9 @@ struct Borrowed {
 // without a margin, a server that has too much to do would work on what comes just too late.
 constexpr double kQueueMargin = 1.25;
 
+// For messages and retry delays: rounded up.
+std::int64_t InMs(double seconds) { return std::llround(std::ceil(seconds * 1e3)); }
+
 // Soon enough to find the other request ended.
 constexpr std::chrono::milliseconds kOutputRetryDelay{10};
 
@@ -188,6 +191,13 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttendJob::Create(JobSpec spec,
       MaskDensity(job->problem_, mask == nullptr ? BlockMask() : mask->mask, job->mask_begin());
   if (absl::Status in_time = job->CheckTime(); !in_time.ok()) return in_time;
   if (job->omits_unused_kv_) job->LeaveOutUnused();
+  if (const Ingest::Arrival arrival = job->ArrivalSeconds(); arrival.before > 0) {
+    // With nothing before it a request is let try: how fast its line is now nobody knows.
+    absl::Status in_time = job->CheckArrival(arrival.before, arrival.own);
+    if (!in_time.ok()) return in_time;
+  }
+  job->turn_ = resources.ingest.Join(job->line_, {job->payload_bytes_, job->output_bytes_},
+                                     job->context_->priority);
   return job;
 }
 
@@ -204,6 +214,7 @@ AttendJob::AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobRe
       request_id_(spec.request_id),
       units_(std::move(units)),
       context_(std::make_shared<RequestContext>()),
+      line_(spec.line),
       group_unsent_(units_.size(), 0) {
   context_->tenant = spec.tenant;
   context_->priority = spec.priority;
@@ -346,25 +357,42 @@ double AttendJob::EstimatedSeconds() const {
   return device_.engine().cost_model().Seconds(work);
 }
 
+double AttendJob::SecondsLeft() const {
+  return std::chrono::duration<double>(context_->deadline - std::chrono::steady_clock::now())
+      .count();
+}
+
 absl::Status AttendJob::CheckTime() const {
-  const auto in_ms = [](double seconds) { return std::llround(std::ceil(seconds * 1e3)); };
   const double own = EstimatedSeconds();
   const double ahead = device_.engine().SecondsAhead(context_->tenant, context_->priority, own);
   const double limit = std::chrono::duration<double>(resources_.max_queue).count();
   if (ahead > limit) {
     // Until a part of the queue has gone, not just what is beyond the limit.
     return WithRetryDelay(
-        LimitReached("server.queue_ms", absl::StrCat("the request would wait for ", in_ms(ahead),
-                                                     ", the limit is ", in_ms(limit))),
-        std::chrono::milliseconds(in_ms(ahead - limit * 3 / 4)));
+        LimitReached("server.queue_ms", absl::StrCat("the request would wait for ", InMs(ahead),
+                                                     ", the limit is ", InMs(limit))),
+        std::chrono::milliseconds(InMs(ahead - limit * 3 / 4)));
   }
-  const double left =
-      std::chrono::duration<double>(context_->deadline - std::chrono::steady_clock::now()).count();
+  const double left = SecondsLeft();
   if (kQueueMargin * ahead + own <= left) return absl::OkStatus();
   absl::Status status = absl::DeadlineExceededError(absl::StrCat(
-      "the deadline cannot be met: about ", in_ms(own), " ms of the device are needed, ",
-      in_ms(ahead), " ms are queued before, ", in_ms(left), " ms are left"));
-  return own < left ? WithRetryDelay(std::move(status), std::chrono::milliseconds(in_ms(ahead)))
+      "the deadline cannot be met: about ", InMs(own), " ms of the device are needed, ",
+      InMs(ahead), " ms are queued before, ", InMs(left), " ms are left"));
+  return own < left ? WithRetryDelay(std::move(status), std::chrono::milliseconds(InMs(ahead)))
+                    : status;
+}
+
+Ingest::Arrival AttendJob::ArrivalSeconds() const {
+  return resources_.ingest.Estimate(line_, {payload_bytes_, output_bytes_}, context_->priority);
+}
+
+absl::Status AttendJob::CheckArrival(double before, double own) const {
+  const double left = SecondsLeft();
+  if (kQueueMargin * (before + own) <= left) return absl::OkStatus();
+  absl::Status status = absl::DeadlineExceededError(absl::StrCat(
+      "the deadline cannot be met: about ", InMs(own), " ms are needed to send and to answer, ",
+      InMs(before), " ms of others come before, ", InMs(left), " ms are left"));
+  return own < left ? WithRetryDelay(std::move(status), std::chrono::milliseconds(InMs(before)))
                     : status;
 }
 
@@ -570,11 +598,21 @@ absl::StatusOr<AttendJob::Places> AttendJob::Receive(Piece piece, std::uint32_t 
   // Step to what comes next: the rest of this piece, or the next piece.
   received_bytes_ += size;
   next_offset_ += size;
-  if (next_offset_ < piece_bytes) return places;
-  next_offset_ = 0;
-  next_piece_ = After(piece);
-  SkipResident();
+  if (next_offset_ == piece_bytes) {
+    next_offset_ = 0;
+    next_piece_ = After(piece);
+    SkipResident();
+  }
+  turn_.Received(size, WindowOpen());
   return places;
+}
+
+bool AttendJob::WindowOpen() const {
+  std::uint64_t flow_bytes = flow_bytes_held_;
+  if (!next_piece_.has_value() && next_unit_ + 1 < units_.size()) {
+    flow_bytes += FlowBytes(units_[next_unit_ + 1]);
+  }
+  return flow_bytes <= window_bytes_;
 }
 
 absl::StatusOr<std::optional<UnitWork>> AttendJob::TakeReadyUnit() {

@@ -24,6 +24,7 @@
 #include "server/admission.h"
 #include "server/device.h"
 #include "server/engine.h"
+#include "server/ingest.h"
 #include "server/quantized_scales.h"
 #include "server/resident_tensor.h"
 #include "server/unit_plan.h"
@@ -47,6 +48,7 @@ struct JobSpec {
   bool whole_entries = false;
   // Blocks of k and v that no query reads do not travel, see AttendHeader. Not with whole_entries.
   bool omit_unused_kv = false;
+  Ingest::LineId line;  // that its payload comes in by; none where all of it is here
 };
 
 // Tensors that travel.
@@ -57,6 +59,7 @@ const char* Name(Piece piece);
 struct JobResources {
   Admission& admission;
   SlabPool& host_pool;
+  Ingest& ingest;
   PlanLimits plan_limits;
   // A request that would have to wait longer than this for the device is refused.
   std::chrono::milliseconds max_queue = std::chrono::milliseconds::max();
@@ -68,7 +71,8 @@ class AttendJob {
   // operands. `window_bytes` is what a client may be ahead of its answers; the job's own window is
   // never smaller than its largest unit. Errors: INVALID_ARGUMENT, UNIMPLEMENTED (no kernel),
   // FAILED_PRECONDITION (can never fit), RESOURCE_EXHAUSTED (does not fit now, its resident output
-  // is in use, or too much is queued before it), DEADLINE_EXCEEDED (by estimate it cannot be met).
+  // is in use, or too much is queued before it), DEADLINE_EXCEEDED (by estimate it cannot be met,
+  // by the device or by what brings payload in).
   static absl::StatusOr<std::unique_ptr<AttendJob>> Create(JobSpec spec,
                                                            const JobResources& resources,
                                                            Device& device,
@@ -88,6 +92,11 @@ class AttendJob {
   const std::shared_ptr<RequestContext>& context() const { return context_; }
   // The host memory that the job reserved; to be held as long as any of its slabs.
   std::shared_ptr<const Account::Reservation> host_reservation() const { return ticket_.host; }
+
+  // When the client may be told to send.
+  Ingest::Turn& turn() { return turn_; }
+  // Whether all payload can be here in time, now that the turn has come; DEADLINE_EXCEEDED if not.
+  absl::Status CheckTurn() const { return CheckArrival(0, ArrivalSeconds().own); }
 
   // Payload received so far and in all.
   std::uint64_t received_bytes() const { return received_bytes_; }
@@ -153,8 +162,15 @@ class AttendJob {
   // What a unit asks of the device, and how long all of them take, by estimate.
   DeviceWork WorkOf(const Unit& unit) const;
   double EstimatedSeconds() const;
+  double SecondsLeft() const;  // to the deadline
   // Whether the device can be done with the request in time; the reason where not.
   absl::Status CheckTime() const;
+  // How long payload takes to come in and the answer to leave, and what travels before.
+  Ingest::Arrival ArrivalSeconds() const;
+  // Whether that can be done in time; the reason where not.
+  absl::Status CheckArrival(double before, double own) const;
+  // Whether the client is free to send on, whatever its answers do.
+  bool WindowOpen() const;
   // Largest memory that units whose payload fits the window can hold at once.
   std::uint64_t PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const;
   bool LastOfGroup(std::uint32_t unit) const;
@@ -182,6 +198,8 @@ class AttendJob {
   std::vector<std::int64_t> rows_unused_;  // then, by carrier: rows that do not travel
   std::uint64_t output_bytes_ = 0;         // lse included
   Admission::Ticket ticket_;
+  const Ingest::LineId line_;
+  Ingest::Turn turn_;
 
   // Receiving: the unit and piece that come next, and the slabs they go into.
   std::uint32_t next_unit_ = 0;

@@ -1,7 +1,7 @@
 // Reading, computing and writing go on side by side, each at most one step ahead:
 //
 //   OnReadDone -> header: admit, answer with the plan      -> read on while the job has memory for
-//   more
+//                 once it is the request's turn to send       more
 //              -> chunk: copy into its slab, submit a whole unit
 //   engine     -> unit computed: queue its output          -> write on while there is output
 //   OnWriteDone-> last chunk of a unit: its memory is back -> read on
@@ -14,8 +14,10 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/wire/crc32c.h"
 #include "proto/wire/frame.h"
@@ -26,6 +28,19 @@
 
 namespace sage::server {
 namespace {
+
+// One sends while the next is told to and begins: with one at a time, its way to the client and
+// back would be lost.
+constexpr std::size_t kSendersOfConnection = 2;
+// Over Unix sockets, which cannot be told apart: as many connections as clients open by default.
+constexpr std::size_t kConnectionsOfUnixLine = 4;
+
+// What a tenant sends over a connection.
+Ingest::LineId LineOf(const std::string& tenant, const grpc::CallbackServerContext& context) {
+  const std::string peer = context.peer();
+  const std::size_t connections = absl::StartsWith(peer, "unix:") ? kConnectionsOfUnixLine : 1;
+  return {.name = absl::StrCat(peer, " ", tenant), .width = connections * kSendersOfConnection};
+}
 
 class AttendStreamCall final
     : public StreamingCall<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
@@ -56,6 +71,7 @@ class AttendStreamCall final
       writing_ = false;
       out_.Clear();
       if (!ok) Fail(record_.ClientLeft());
+      if (job_ != nullptr) job_->turn().Sent(std::exchange(writing_bytes_, 0));
       if (trailer_sent_) {
         Decide(absl::OkStatus());
       } else if (unit_ending_.has_value()) {
@@ -71,7 +87,7 @@ class AttendStreamCall final
       } else if (writing_) {
         if (!Stall(write_started_, now, "did not read its output")) return;
         context_.TryCancel();  // or the write would never end
-      } else if (reading_ && units_running_ == 0 && !PayloadComplete()) {
+      } else if (reading_ && !waiting_ && units_running_ == 0 && !PayloadComplete()) {
         Stall(read_started_, now, "sent nothing");
       }
     });
@@ -91,9 +107,11 @@ class AttendStreamCall final
     Write();
     Read();
   }
-  bool Busy() const override { return writing_ || units_running_ > 0; }
+  bool Busy() const override { return writing_ || waiting_ || units_running_ > 0; }
   void Failed() override {
-    if (job_ != nullptr) job_->engine().Cancel(*job_->context());
+    if (job_ == nullptr) return;
+    job_->engine().Cancel(*job_->context());
+    job_->turn().GiveUp();
   }
   void Release() override {
     sending_.clear();
@@ -120,7 +138,8 @@ class AttendStreamCall final
       return InvalidField("chunk", "not allowed in the first message");
     }
     absl::StatusOr<std::unique_ptr<AttendJob>> job = core_.StartJob(
-        caller_.tenant.name(), request.header(), context_, {.window_bytes = core_.window_bytes});
+        caller_.tenant.name(), request.header(), context_,
+        {.window_bytes = core_.window_bytes, .line = LineOf(caller_.tenant.name(), context_)});
     if (!job.ok()) return job.status();
     job_ = *std::move(job);
 
@@ -134,7 +153,20 @@ class AttendStreamCall final
     accepted.mutable_units()->Reserve(static_cast<int>(job_->units().size()));
     for (const Unit& unit : job_->units()) ToProto(unit, accepted.add_units());
     accepted_ = MakeFrame(response);
+    waiting_ = !job_->turn().Await([this] { TurnCome(); });
     return absl::OkStatus();
+  }
+
+  // On a thread of the ingest.
+  void TurnCome() {
+    Step([&] {
+      waiting_ = false;
+      read_started_ = Clock::now();
+      if (decided()) return;
+      Fail(job_->CheckTurn());
+      // Refused, as if it had never been admitted, unless it has sent out of turn.
+      if (decided() && units_running_ == 0) job_.reset();
+    });
   }
 
   absl::Status ReceiveChunk() {
@@ -192,6 +224,8 @@ class AttendStreamCall final
       Fail(result.status);
       if (decided()) return;
       record_.UnitDone(result.timings);
+      const Unit& unit = job_->units()[result.unit];
+      job_->turn().Computed(unit.out_bytes + unit.lse_bytes);
       sending_.push_back(
           {result.unit,
            std::make_shared<Output>(Output{job_->host_reservation(), std::move(result.out)}), 0});
@@ -206,7 +240,7 @@ class AttendStreamCall final
   }
 
   void Write() {
-    if (writing_ || trailer_sent_) return;
+    if (writing_ || waiting_ || trailer_sent_) return;
     if (accepted_.Valid()) {
       out_.Swap(&accepted_);
     } else if (!sending_.empty()) {
@@ -241,6 +275,7 @@ class AttendStreamCall final
     }
     grpc::ByteBuffer frame = MakeFrame(response, SliceOf(sending.output, sending.sent, size));
     record_.OutputSent(size);
+    writing_bytes_ = size;
     sending.sent += size;
     if (sending.sent == unit.out_bytes + unit.lse_bytes) {
       unit_ending_ = sending.unit;
@@ -258,10 +293,12 @@ class AttendStreamCall final
   Clock::time_point read_started_;
   bool checksums_ = false;  // the client sends them, so it gets them too
 
+  bool waiting_ = false;           // for its turn to send
   std::size_t units_running_ = 0;  // submitted and not done
 
   grpc::ByteBuffer out_;
-  bool writing_ = false;  // a write is in flight
+  bool writing_ = false;             // a write is in flight
+  std::uint64_t writing_bytes_ = 0;  // of output in it
   Clock::time_point write_started_;
   grpc::ByteBuffer accepted_;  // to be sent first
   std::deque<Sending> sending_;

@@ -54,6 +54,7 @@ absl::StatusOr<std::unique_ptr<AttendJob>> AttentionCore::StartJob(
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
   spec->whole_entries = delivery.whole_entries;
+  spec->line = std::move(delivery.line);
   Device* const device = spec->resident.device();
   absl::StatusOr<std::unique_ptr<AttendJob>> job =
       device != nullptr ? AttendJob::Create(*std::move(spec), jobs, *device, delivery.window_bytes)

@@ -27,6 +27,7 @@ namespace sage::server {
 struct Delivery {
   std::uint64_t window_bytes = 0;  // what the client may be ahead of its answers
   bool whole_entries = false;      // see JobSpec
+  Ingest::LineId line = {};        // likewise
 };
 
 // Largest message that a server takes.

@@ -91,6 +91,7 @@ struct Server::Parts {
   const std::unique_ptr<GpuTelemetry> gpus;            // null where there is nothing to tell
   Admission admission;
   SlabPool host_pool;  // of the first device; every device copies from and to it
+  Ingest ingest;
   StallWatch stalls;
   Tenants tenants;
   TensorStore store;
@@ -268,6 +269,12 @@ std::vector<Gauge> Server::Parts::Gauges() const {
               }
               return most;
             }),
+      gauge("receive_waiting", "Requests admitted whose client is not told to send yet.",
+            [this] { return ingest.waiting(); }),
+      gauge("transfer_estimated_seconds",
+            "Until payload and answers of admitted requests have passed, by estimate, of the "
+            "connection where it is most.",
+            [this] { return ingest.estimated_seconds(); }),
       gauge("tensors", "Resident tensors that have a handle.", [this] { return store.size(); }),
       gauge("connections", "Open connections.", [this] { return acceptor.connections(); }),
       gauge("connections_refused", "Connections closed because of the limit.",
@@ -318,6 +325,7 @@ absl::Status Server::Parts::Open() {
   core.reset(new AttentionCore{
       .jobs = {admission,
                host_pool,
+               ingest,
                {.unit_bytes = options.unit_bytes,
                 .unit_operations =
                     ForDevice(options, devices.front()->backend().info()).launch_operations},

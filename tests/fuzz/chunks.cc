@@ -41,6 +41,7 @@ struct Expected {
 
 void Chunks(Input input) {
   static server::SlabPool pool(SharedDevice().backend(), MemoryKind::kHost, 64 << 20);
+  static server::Ingest ingest;
   server::Admission admission(64 << 20, 4);
   {
     ByteSource source(input);
@@ -54,7 +55,7 @@ void Chunks(Input input) {
     problem.head_dim = 8 * source.Range(1, 16);
     problem.return_lse = source.Byte() % 2 == 1;
     const server::JobResources resources{
-        admission, pool, {.unit_bytes = std::uint64_t{1} << source.Range(10, 18)}};
+        admission, pool, ingest, {.unit_bytes = std::uint64_t{1} << source.Range(10, 18)}};
     auto job = server::AttendJob::Create(std::move(spec), resources, SharedDevice(),
                                          std::uint64_t{1} << source.Range(10, 20));
     if (!job.ok()) return;

@@ -220,6 +220,8 @@ TEST_F(AboutServer, PrometheusEndpointCounts) {
       {"sage_inflight", 0},
       {"sage_queue_depth", 0},
       {"sage_queue_estimated_seconds", 0},
+      {"sage_receive_waiting", 0},
+      {"sage_transfer_estimated_seconds", 0},
       {"sage_units_computed_total", 2},
       {"sage_launches_total", 2},
       {"sage_batch_size_count", 2},

@@ -1,5 +1,6 @@
 #include "server/attend_job.h"
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -38,7 +39,8 @@ class AttendJobTest : public ::testing::Test {
   std::unique_ptr<Device> device_;
   Admission admission_{64 << 20, 4};
   SlabPool pool_{device_->backend(), MemoryKind::kHost, 64 << 20};
-  JobResources resources_{admission_, pool_, {.unit_bytes = 1 << 16}};
+  Ingest ingest_;
+  JobResources resources_{admission_, pool_, ingest_, {.unit_bytes = 1 << 16}};
 };
 
 TEST_F(AttendJobTest, TakesExactlyWhatComesNext) {
@@ -71,6 +73,33 @@ TEST_F(AttendJobTest, RefusesPayloadPastTheEnd) {
   EXPECT_TRUE((*job)->payload_complete());
   const auto more = (*job)->Receive(Piece::kQ, 1, 0, 1);
   EXPECT_THAT(std::string(more.status().message()), HasSubstr("after the whole payload"));
+}
+
+// Nothing of the device is queued: what is short is the line.
+TEST_F(AttendJobTest, RefusesWhatItsLineCannotBringInTime) {
+  const Ingest::LineId line{.name = "slow"};
+  const auto begin = std::chrono::steady_clock::now();
+  Ingest::Turn before = ingest_.Join(line, {.payload = 14 << 20}, 0, begin);
+  for (int i = 1; i <= 4; ++i) {  // at 4 MiB/s, and 10 MiB are left of it
+    before.Received(1 << 20, true, begin + i * std::chrono::milliseconds(250));
+  }
+  const auto create = [&](const Ingest::LineId& line, std::chrono::seconds deadline) {
+    JobSpec spec = Spec(1, 8192, 128);  // 6 MiB, and 2 to answer
+    spec.line = line;
+    spec.deadline = begin + deadline;
+    return Create(std::move(spec), 32 << 20);
+  };
+  const auto refused = create(line, std::chrono::seconds(4));
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(
+      std::string(refused.status().message()),
+      ::testing::MatchesRegex("the deadline cannot be met: about 2008 ms are needed to send and to "
+                              "answer, 2008 ms of others come before, [34][0-9]{3} ms are left"));
+  EXPECT_TRUE(refused.status().GetPayload("type.googleapis.com/google.rpc.RetryInfo").has_value());
+  EXPECT_EQ(ingest_.waiting(), 0U);
+  EXPECT_TRUE(create({.name = "other"}, std::chrono::seconds(4)).ok());
+  const auto accepted = create(line, std::chrono::seconds(60));
+  ASSERT_TRUE(accepted.ok()) << accepted.status();
 }
 
 // The promise of Accepted.window_bytes: whoever keeps to the window is never held back.

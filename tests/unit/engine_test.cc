@@ -111,7 +111,8 @@ class EngineTest : public ::testing::Test {
   std::unique_ptr<Device> device_;
   SlabPool host_pool_{device_->backend(), MemoryKind::kHost, 256 << 20};
   Admission admission_{256 << 20, 100};
-  JobResources resources_{admission_, host_pool_, {.unit_bytes = 1}};
+  Ingest ingest_;
+  JobResources resources_{admission_, host_pool_, ingest_, {.unit_bytes = 1}};
   std::vector<std::unique_ptr<AttendJob>> jobs_;
   std::unique_ptr<Engine> engine_;
 };

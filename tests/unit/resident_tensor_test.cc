@@ -182,7 +182,8 @@ class ResidentTensorTest : public ::testing::TestWithParam<DeviceMemory> {
   std::unique_ptr<Device> device_;
   Admission admission_{64 << 20, 4};
   SlabPool host_pool_{device_->backend(), MemoryKind::kHost, 64 << 20};
-  JobResources resources_{admission_, host_pool_, {.unit_bytes = kUnitBytes}};
+  Ingest ingest_;
+  JobResources resources_{admission_, host_pool_, ingest_, {.unit_bytes = kUnitBytes}};
 };
 
 INSTANTIATE_TEST_SUITE_P(Devices, ResidentTensorTest,
