@@ -38,8 +38,7 @@ __device__ __forceinline__ void Schedule(SharedStorage<Policy>& storage, const W
       context.first_blocks[lane] = block;
       if (Policy::kInt8Scores) context.first_k_scales[lane] = __ldg(context.k_scales + block);
     }
-    __syncwarp();
-    if (lane == 0) ptx::Arrive(&storage.context_full[place.index]);
+    ptx::Arrive(&storage.context_full[place.index]);  // every lane, which has written its part
     place.Advance();
   }
 }
@@ -204,7 +203,9 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
       const int at = first_partial.index;
       StageState<Policy>& state = storage.stages[at];
       const int barrier = turn - turns.full;
-      if (lane < 2 * kTurnBlocks) state.bad_keys[lane / 2][lane % 2] = 0;
+      if (lane == 0) {
+        for (auto& keys : state.bad_keys) keys[0] = keys[1] = 0;
+      }
       ptx::Wait(&storage.landed[barrier], landed_parity >> barrier & 1);
       landed_parity ^= 1U << barrier;
       __syncwarp();

@@ -75,7 +75,7 @@ struct SharedStorage {
   // One thread does it, before any other uses them.
   __device__ __forceinline__ void InitBarriers() {
     for (int i = 0; i < kContexts; ++i) {
-      ptx::InitBarrier(&context_full[i], 1);
+      ptx::InitBarrier(&context_full[i], 32);
       ptx::InitBarrier(&context_empty[i], 1 + kQueryWarps + kConsumerWarps);
     }
     ptx::InitBarrier(&query_full, kQueryWarps * 32);
