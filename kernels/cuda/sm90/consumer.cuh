@@ -15,9 +15,9 @@
 
 #include "kernels/cuda/bad_values.cuh"
 #include "kernels/cuda/ptx/math.cuh"
-#include "kernels/cuda/ptx/mma.cuh"
 #include "kernels/cuda/ptx/wgmma.cuh"
 #include "kernels/cuda/sm90/output.cuh"
+#include "kernels/cuda/sm90/products.cuh"
 #include "kernels/cuda/sm90/queries.cuh"
 #include "kernels/cuda/sm90/row_softmax.cuh"
 #include "kernels/cuda/sm90/storage.cuh"
@@ -100,7 +100,7 @@ class Consumer {
       if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage_.query_empty);
     }
     if (context.total > 0) ptx::Wait(&State(stage).k_full, stage.parity);
-    MultiplyKeys(stage, scores);
+    MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
   }
 
   // Waits for the last products of an item, if it has any, under way before the next one's first
@@ -145,13 +145,13 @@ class Consumer {
     for (int turn = 0;;) {
       Turn</*kUnderWay=*/false>(turn, turn == 0 || turn >= full_turns_, stage, stage, scores, p);
       if (__builtin_expect(!ready_, 0)) ptx::Wait(&State(stage).v_full, stage.parity);
-      MultiplyValues<0>(stage, p);
+      MultiplyValues(stage, p);
       AddProducts<0>(p);
       Release(State(stage).k_empty, State(stage).v_empty);
       stage.Advance();
       if (++turn == turns_) return;
       ptx::Wait(&State(stage).k_full, stage.parity);
-      MultiplyKeys(stage, scores);
+      MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
       ready_ = ptx::IsComplete(&State(stage).v_full, stage.parity);
       ptx::WgmmaWait<0>();
       SettleAll(scores);
@@ -172,7 +172,7 @@ class Consumer {
 #pragma unroll 1
     for (; turn < turns_; ++turn) AddTurn(turn, /*masked=*/true, stage, last, scores, p);
     ptx::Wait(&State(last).v_full, last.parity);
-    MultiplyValues<0>(last, p);
+    MultiplyValues(last, p);
   }
   __device__ __forceinline__ void AddTurn(int turn, bool masked, Stage& stage, Stage& last,
                                           Scores& scores, Probabilities& p) {
@@ -190,8 +190,8 @@ class Consumer {
       ptx::Wait(&State(stage).k_full, stage.parity);
       ptx::Wait(&State(last).v_full, last.parity);
     }
-    MultiplyKeys(stage, scores);
-    MultiplyValues<0>(last, p);
+    MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
+    MultiplyValues(last, p);
     LookAhead(stage);
     ptx::WgmmaWait<1>();
     SettleAll(scores);
@@ -218,7 +218,7 @@ class Consumer {
         float sums[2];
         raised = !softmax_.TakeBelowLimit(units, scores, sums);
         if (__builtin_expect(raised, 0)) {
-          MultiplyAgain(stage, scores);
+          MultiplyAgain(storage_, queries_, first_row_, stage, scores);
         } else {
           softmax_.Add(sums);
         }
@@ -249,12 +249,23 @@ class Consumer {
     if constexpr (!kPacksEarly) Softmax::Pack(scores, p);
   }
 
+  // Issues the sums of p v of a stage; of two parts, the first.
+  __device__ __forceinline__ void MultiplyValues(const Stage& stage, const Probabilities& p) {
+    if constexpr (!Policy::kE4m3Values) {
+      sm90::MultiplyValues<0>(storage_, stage, p, out_);
+    } else if constexpr (Policy::kValueParts == 2) {
+      sm90::MultiplyValues<0>(storage_, stage, p, first_part_);
+    } else {
+      sm90::MultiplyValues<0>(storage_, stage, p, last_part_);
+    }
+  }
+
   // Of two parts of the products of a turn: waits for the first, issues the second and adds the
   // first.
   __device__ __forceinline__ void AddFirstPart(const Stage& stage, const Probabilities& p) {
     ptx::WgmmaWait<0>();
     ptx::Settle(first_part_);
-    MultiplyValues<1>(stage, p);
+    sm90::MultiplyValues<1>(storage_, stage, p, last_part_);
     AddPart(first_part_, 0);
   }
 
@@ -299,102 +310,6 @@ class Consumer {
     next.Advance();
     ready_ = ptx::IsComplete(&State(next).k_full, next.parity) &&
              ptx::IsComplete(&State(stage).v_full, stage.parity);
-  }
-
-  // Issues the scores of a stage.
-  __device__ __forceinline__ void MultiplyKeys(const Stage& stage, Scores& scores) {
-    constexpr int kTileRowBytes = Policy::kScoreRowBytes == 64 ? 64 : 128;
-    constexpr int kStepsPerTile = kTileRowBytes / 32;
-    const std::uint64_t descriptor =
-        ptx::MatrixDescriptor(__cvta_generic_to_shared(storage_.k[0]), 16, 8 * kTileRowBytes,
-                              kTileRowBytes == 64 ? ptx::kSwizzle64 : ptx::kSwizzle128) +
-        ptx::DescriptorStep(stage.index * static_cast<std::uint32_t>(sizeof(storage_.k[0])));
-    ptx::WgmmaFence();
-#pragma unroll
-    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
-#pragma unroll
-      for (int step = 0; step < Policy::kScoreSteps; ++step) {
-        const std::uint64_t at =
-            descriptor + ptx::DescriptorStep(block * Policy::kKeyTileBytes +
-                                             step / kStepsPerTile * kBlockKeys * kTileRowBytes +
-                                             step % kStepsPerTile * 32);
-        const auto& q = queries_.Operand(storage_, warpgroup_, step);
-        if (step == 0) {
-          ptx::WgmmaScoresFirst(typename Policy::ScoreElement{}, scores[block], q, at);
-        } else {
-          ptx::WgmmaScores(typename Policy::ScoreElement{}, scores[block], q, at);
-        }
-      }
-    }
-    ptx::WgmmaCommit();
-  }
-
-  // The same by this warp alone, where it has lost them.
-  __device__ __forceinline__ void MultiplyAgain(const Stage& stage, Scores& scores) {
-    constexpr int kTileRowBytes = Policy::kScoreRowBytes == 64 ? 64 : 128;
-    constexpr int kStepsPerTile = kTileRowBytes / 32;
-    const int lane = ptx::ThreadIndex() % 32;
-#pragma unroll
-    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
-#pragma unroll
-      for (int i = 0; i < Policy::kBlockScores; ++i) scores[block][i] = 0;
-    }
-#pragma unroll
-    for (int step = 0; step < Policy::kScoreSteps; ++step) {
-      std::uint32_t q[4];
-      queries_.WarpOperand(storage_, first_row_, step, q);
-#pragma unroll
-      for (int j = 0; j < Policy::kTurnBlocks * kBlockKeys / 8; ++j) {
-        const int block = j / (kBlockKeys / 8);
-        const int key = j % (kBlockKeys / 8) * 8 + lane / 4;
-        const std::uint8_t* const tile = storage_.k[stage.index][block] +
-                                         step / kStepsPerTile * kBlockKeys * kTileRowBytes +
-                                         lane % 4 * 4;
-        using Tile = SwizzledTile<kTileRowBytes>;
-        std::uint32_t k[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          k[half] = *reinterpret_cast<const std::uint32_t*>(
-              tile + Tile::Offset(key, step % kStepsPerTile * 2 + half));
-        }
-        auto& sums =
-            reinterpret_cast<typename Policy::Score(&)[4]>(scores[block][j % (kBlockKeys / 8) * 4]);
-        if constexpr (Policy::kInt8Scores) {
-          ptx::MmaInt8(sums, q, k[0], k[1], sums);
-        } else {
-          ptx::MmaFloat16<typename Policy::Element>(sums, q, k[0], k[1], sums);
-        }
-      }
-    }
-  }
-
-  // Issues the sums of p v of a stage, or a part of their channels.
-  template <int kPart>
-  __device__ __forceinline__ void MultiplyValues(const Stage& stage, const Probabilities& p) {
-    constexpr int kStepBytes = Policy::kE4m3Values ? 32 : 16 * kBoxRowBytes;
-    constexpr int kPartBytes = Policy::kE4m3Values ? 64 * kBlockKeys : 0;
-    const std::uint32_t smem = __cvta_generic_to_shared(storage_.v[0]);
-    const std::uint64_t descriptor =
-        (Policy::kE4m3Values
-             ? ptx::MatrixDescriptor(smem, 16, 8 * kBlockKeys, ptx::kSwizzle64)
-             : ptx::MatrixDescriptor(smem, kBoxBytes, 8 * kBoxRowBytes, ptx::kSwizzle128)) +
-        ptx::DescriptorStep(stage.index * static_cast<std::uint32_t>(sizeof(storage_.v[0])));
-    ptx::WgmmaFence();
-#pragma unroll
-    for (int step = 0; step < Policy::kValueSteps; ++step) {
-      const std::uint64_t at =
-          descriptor +
-          ptx::DescriptorStep(step / Policy::kBlockSteps * Policy::kValueTileBytes +
-                              step % Policy::kBlockSteps * kStepBytes + kPart * kPartBytes);
-      if constexpr (!Policy::kE4m3Values) {
-        ptx::WgmmaValues(typename Policy::Element{}, out_, p[step], at, 1);
-      } else if constexpr (kPart + 1 < Policy::kValueParts) {
-        ptx::WgmmaValues(ptx::E4m3{}, first_part_, p[step], at, step > 0);
-      } else {
-        ptx::WgmmaValues(ptx::E4m3{}, last_part_, p[step], at, step > 0);
-      }
-    }
-    ptx::WgmmaCommit();
   }
 
   // The tensor cores have read or written them.
