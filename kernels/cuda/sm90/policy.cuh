@@ -39,9 +39,12 @@ struct KernelPolicy {
   static constexpr bool kSharedQueries = kInt8Scores && (kHeadDim == 64 || kE4m3Values);
 
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroupThreads;
-  // Registers of a thread: together no more than the compiler gives all threads to begin with.
+  // Registers of a thread, at its start and then by role. More in all would be waited for for ever.
+  static constexpr int kFirstRegisters = 64 * 1024 / (kThreads * kBlocksPerSm) / 8 * 8;
   static constexpr int kConsumerRegisters = kInTurn ? 104 : kE4m3Values ? 232 : 240;
   static constexpr int kProducerRegisters = kInTurn ? 32 : kE4m3Values ? 40 : 24;
+  static_assert(kConsumers * kConsumerRegisters + kProducerRegisters <=
+                (kConsumers + 1) * kFirstRegisters);
 
   using Score = std::conditional_t<kInt8Scores, int, float>;
   using ScoreElement = std::conditional_t<kInt8Scores, std::int8_t, Element>;
