@@ -167,7 +167,8 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
       float scales[kTurnBlocks];
 #pragma unroll
       for (int place = 0; place < kTurnBlocks; ++place) {
-        // In a place without an entry lies what the first entry has: finite where it must be.
+        // In a place without an entry lies what the first entry has. If that is whole every row
+        // sees it: 0 times an infinite value makes NaN where infinity is anyway.
         const int entry = max(turns.Entry(turn, place), 0);
         // Every lane looks a block up, for 32 entries.
         if (entry % 32 == 0 && entry > 0) {
