@@ -392,8 +392,9 @@ absl::Status AttendJob::CheckArrival(double before, double own) const {
   absl::Status status = absl::DeadlineExceededError(absl::StrCat(
       "the deadline cannot be met: about ", InMs(own), " ms are needed to send and to answer, ",
       InMs(before), " ms of others come before, ", InMs(left), " ms are left"));
-  return own < left ? WithRetryDelay(std::move(status), std::chrono::milliseconds(InMs(before)))
-                    : status;
+  return before > 0 && own < left
+             ? WithRetryDelay(std::move(status), std::chrono::milliseconds(InMs(before)))
+             : status;
 }
 
 std::uint64_t AttendJob::PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const {

@@ -165,7 +165,7 @@ class AttendStreamCall final
       if (decided()) return;
       Fail(job_->CheckTurn());
       // Refused, as if it had never been admitted, unless it has sent out of turn.
-      if (decided() && units_running_ == 0) job_.reset();
+      if (decided() && job_->received_bytes() == 0) job_.reset();
     });
   }
 

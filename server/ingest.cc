@@ -60,7 +60,9 @@ void Ingest::Turn::Received(std::uint64_t bytes, bool open, Clock::time_point no
   if (request_->line == nullptr) return;
   Line& line = *request_->line;
   Observe(line, bytes, now);
-  line.active = now;
+  line.largest_chunk = std::max(line.largest_chunk, bytes);
+  request_->active = now;
+  request_->silent = false;
   request_->left.payload -= std::min(bytes, request_->left.payload);
   request_->busy = open && !request_->waiting;
   if (request_->left.payload == 0 && std::erase(line.sending, request_.get()) > 0) {
@@ -188,7 +190,7 @@ Ingest::Request* Ingest::Next(const Line& line) {
   std::uint64_t left = 0;
   std::uint64_t longest = 0;
   for (const Request* request : line.sending) {
-    if (!request->busy) continue;
+    if (!request->busy || request->silent) continue;
     ++busy;
     left += request->left.payload;
     longest = std::max(longest, request->left.payload);
@@ -208,6 +210,7 @@ void Ingest::Begin(Request& request, Clock::time_point now) {
   std::erase(line.waiting, &request);
   request.waiting = false;
   line.active = now;
+  request.active = now;
   request.busy = request.left.payload > 0;
   (request.busy ? line.sending : line.received).push_back(&request);
   if (request.come == nullptr) return;
@@ -225,6 +228,7 @@ void Ingest::Advance(Line& line, Clock::time_point now) {
 }
 
 void Ingest::Observe(Line& line, std::uint64_t bytes, Clock::time_point now) {
+  line.active = now;
   if (!line.busy_since.has_value()) return;
   line.rate.Observe(static_cast<double>(bytes), Seconds(now - *line.busy_since));
   line.busy_since = now;
@@ -237,19 +241,34 @@ void Ingest::Leave(Request& request, Clock::time_point now) {
   std::erase(line->sending, &request);
   std::erase(line->received, &request);
   request.waiting = false;
+  line->active = now;
   Advance(*line, now);
+}
+
+Ingest::Clock::duration Ingest::Line::Patience(Clock::duration shortest) const {
+  const double bytes_per_second = rate.bytes_per_second();
+  if (bytes_per_second == 0) return shortest;
+  const double apart = static_cast<double>(sending.size() * largest_chunk) / bytes_per_second;
+  const auto twice = std::chrono::duration<double>(
+      std::min(2 * apart, Seconds(Clock::duration(kLongestPatience))));
+  return std::max(shortest, std::chrono::duration_cast<Clock::duration>(twice));
 }
 
 std::optional<Ingest::Clock::time_point> Ingest::PassOverSilent(Clock::time_point now) {
   std::optional<Clock::time_point> next;
   for (auto& [name, line] : lines_) {
-    if (!line.waiting.empty() && now - line.active >= patience_) {
-      for (Request* const request : line.sending) request->busy = false;
-      Advance(line, now);
-    }
     if (line.waiting.empty()) continue;
-    const Clock::time_point silent = line.active + patience_;
-    if (!next.has_value() || silent < *next) next = silent;
+    const Clock::duration patience = line.Patience(patience_);
+    for (Request* const request : line.sending) {
+      request->silent |= request->busy && now - request->active >= patience;
+    }
+    Advance(line, now);
+    if (line.waiting.empty()) continue;
+    for (const Request* const request : line.sending) {
+      if (!request->busy || request->silent) continue;
+      const Clock::time_point silent = request->active + patience;
+      if (!next.has_value() || silent < *next) next = silent;
+    }
   }
   return next;
 }

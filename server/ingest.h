@@ -91,7 +91,9 @@ class Ingest {
       int priority = 0;
       Line* line = nullptr;        // null once it has left
       bool waiting = true;         // its turn has not come
-      bool busy = false;           // sends, as far as is known
+      bool busy = false;           // may send, and does not wait for answers
+      bool silent = false;         // but has not sent for long: others need not wait for it
+      Clock::time_point active;    // when something came of it, or it was told to send
       std::function<void()> come;  // to be called, where somebody waits for it
     };
     Turn(Ingest* ingest, std::unique_ptr<Request> request)
@@ -123,9 +125,11 @@ class Ingest {
   // there and back is not lost: what a fast connection carries in a millisecond, one chunk of
   // clients.
   static constexpr std::uint64_t kAheadBytes = 1 << 20;
-  // A line in which nothing has come for so long is not busy: its next request may send, whatever
-  // holds up the one before. Longer than what chunks of a busy one are apart.
-  static constexpr std::chrono::milliseconds kPatience{50};
+  // Of a request that may send and of which nothing has come for so long another need not wait for
+  // it. Longer than the way to a client and back; on slow lines, twice what chunks of its senders
+  // are apart, up to kLongestPatience.
+  static constexpr std::chrono::milliseconds kPatience{300};
+  static constexpr std::chrono::seconds kLongestPatience{2};
   // What is known of a line in which nothing happens is forgotten.
   static constexpr std::chrono::seconds kMemory{10};
 
@@ -136,14 +140,17 @@ class Ingest {
     bool Forgotten(Clock::time_point now) const;
     // Whether something is on its way.
     bool Busy() const;
+    // How long one of its senders may be without a chunk.
+    Clock::duration Patience(Clock::duration shortest) const;
 
     std::size_t width = 1;
     std::vector<Request*> waiting;  // in their order
     std::vector<Request*> sending;
     std::vector<Request*> received;  // all payload is here
     TransferRate rate;
+    std::uint64_t largest_chunk = 0;
     std::optional<Clock::time_point> busy_since;  // with nothing seen to go since then
-    Clock::time_point active;  // when something came, or somebody was told to send
+    Clock::time_point active;                     // when anything was last known to happen
   };
 
   // All of the following with mutex_ held.
@@ -156,7 +163,7 @@ class Ingest {
   // So many bytes have gone.
   static void Observe(Line& line, std::uint64_t bytes, Clock::time_point now);
   void Leave(Request& request, Clock::time_point now);
-  // Passes over requests of silent lines; when the next line will have been silent.
+  // Passes over requests that have not sent for long; when the next one will not have.
   std::optional<Clock::time_point> PassOverSilent(Clock::time_point now);
   void Run();
 

@@ -190,6 +190,38 @@ TEST(IngestSilenceTest, ASilentLinePassesOn) {
   EXPECT_EQ(ingest.waiting(), 0U);
 }
 
+TEST(IngestSilenceTest, ASlowLineIsNotSilent) {
+  Ingest ingest(1ms);
+  const Ingest::Clock::time_point now = Ingest::Clock::now();
+  std::vector<Ingest::Turn> turns;
+  for (int i = 0; i < 4; ++i) {
+    turns.push_back(
+        ingest.Join({.name = "slow", .width = 4}, {.payload = 8 * kMiB}, 0, now - 250ms));
+  }
+  turns[0].Received(kMiB, true, now);  // so the next chunks of the four are a second away
+  turns.push_back(ingest.Join({.name = "slow", .width = 4}, {.payload = 8 * kMiB}, 0, now));
+  EXPECT_FALSE(turns[4].Await([] {}));
+  // One that waits in a line of which nothing is known is told to send soon.
+  std::binary_semaphore come{0};
+  const Ingest::Turn hung = ingest.Join({.name = "hung"}, {.payload = 8 * kMiB}, 0);
+  Ingest::Turn next = ingest.Join({.name = "hung"}, {.payload = 8 * kMiB}, 0);
+  if (!next.Await([&] { come.release(); })) come.acquire();
+  EXPECT_EQ(ingest.waiting(), 1U);
+  turns[4].GiveUp();
+}
+
+TEST(IngestSilenceTest, WhatIsPassedOverStillCounts) {
+  Ingest ingest(1ms);
+  std::binary_semaphore come{0};
+  const Ingest::Clock::time_point now = Ingest::Clock::now();
+  Ingest::Turn first = ingest.Join({.name = "line"}, {.payload = 8 * kMiB}, 0, now - 5s);
+  first.Received(kMiB, true, now - 4s);
+  Ingest::Turn second = ingest.Join({.name = "line"}, {.payload = 8 * kMiB}, 0);
+  if (!second.Await([&] { come.release(); })) come.acquire();
+  // 7 MiB of the first and 8 of the second, at the slowest rate that is told from no rate.
+  EXPECT_NEAR(ingest.Estimate({.name = "line"}, {.payload = 8 * kMiB}, 0).before, 15 / 4.0, 1e-6);
+}
+
 TEST_F(IngestTest, NothingIsEstimatedUntilSomethingIsKnown) {
   Ingest::Turn first = Join(8 * kMiB);
   EXPECT_EQ(Estimate(8 * kMiB).before, 0);
