@@ -74,8 +74,7 @@ class Consumer {
         End(last, p);
         Write();
       }
-      __syncwarp();
-      if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(done);
+      Release(*done);
       context_ = next;
     }
     ptx::WgmmaWait<0>();
@@ -96,8 +95,7 @@ class Consumer {
       ptx::Wait(&storage_.query_full, query.parity);
       query.Advance();
       queries_.Take(storage_, context, warpgroup_);
-      __syncwarp();
-      if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&storage_.query_empty);
+      Release(storage_.query_empty);
     }
     if (context.total > 0) ptx::Wait(&State(stage).k_full, stage.parity);
     MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
