@@ -1,7 +1,7 @@
-# Target tests_without_grpc builds the tests that ThreadSanitizer can judge, see CONTRIBUTING.md.
-add_custom_target(tests_without_grpc)
+# Target tsan_tests builds the tests that ThreadSanitizer is to judge, see CONTRIBUTING.md.
+add_custom_target(tsan_tests)
 
-# sage_test(NAME LABELS unit|golden|integration|gpu|slow... SOURCES file... DEPS target...
+# sage_test(NAME LABELS unit|golden|integration|gpu|grpc|accuracy|slow... SOURCES file... DEPS target...
 #           [TIMEOUT seconds])
 # A GoogleTest program tests/NAME registered with ctest, labelled, with the project's warnings.
 function(sage_test name)
@@ -14,10 +14,13 @@ function(sage_test name)
   target_link_libraries(${name} PRIVATE ${arg_DEPS} GTest::gmock_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   sage_warnings(${name})
+  if(SAGE_SANITIZER)
+    target_compile_definitions(${name} PRIVATE SAGE_SANITIZED)  # they try less
+  endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
                        SKIP_RETURN_CODE 77)
-  if(NOT arg_LABELS MATCHES "integration|grpc|gpu|slow")
-    add_dependencies(tests_without_grpc ${name})
+  if(NOT arg_LABELS MATCHES "integration|gpu|grpc|accuracy|slow")
+    add_dependencies(tsan_tests ${name})
   endif()
 endfunction()

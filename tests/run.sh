@@ -145,12 +145,12 @@ stage_python() {
 
 stage_asan() {
   export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
-  one_check build asan "$logs/asan.log" && run_tests asan asan -LE 'gpu|slow'
+  one_check build asan "$logs/asan.log" && run_tests asan asan -LE 'gpu|slow|accuracy'
 }
 
 stage_tsan() {
-  one_check build tsan "$logs/tsan.log" --target tests_without_grpc &&
-    TSAN_OPTIONS=halt_on_error=1 run_tests tsan tsan -LE 'gpu|slow|integration|grpc'
+  one_check build tsan "$logs/tsan.log" --target tsan_tests &&
+    TSAN_OPTIONS=halt_on_error=1 run_tests tsan tsan -LE 'gpu|slow|integration|grpc|accuracy'
 }
 
 # Debian's gRPC is not instrumented, so that ThreadSanitizer does not see what it orders: reports of tests
@@ -166,7 +166,7 @@ stage_tsan-grpc() {
 fuzz() {
   local target=$1 folder=$root/build/fuzz
   mkdir -p "$folder/corpus/$target"
-  "$folder/bin/sage-fuzz" "$target" -max_total_time="$fuzz_seconds" -max_len=4096 -timeout=60 -rss_limit_mb=2048 \
+  "$root/build/asan/bin/sage-fuzz" "$target" -max_total_time="$fuzz_seconds" -max_len=4096 -timeout=60 -rss_limit_mb=2048 \
     -print_final_stats=1 -artifact_prefix="$folder/$target-" "$folder/corpus/$target" \
     "$root/tests/fuzz/corpus/$target" >"$logs/fuzz-$target.log" 2>&1 || {
     tail -n 40 "$logs/fuzz-$target.log"
@@ -177,7 +177,7 @@ fuzz() {
 
 stage_fuzz() {
   local target run runs=() status=0
-  one_check build fuzz "$logs/fuzz.log" --target sage-fuzz || return 1
+  one_check build asan "$logs/fuzz.log" --target sage-fuzz || return 1
   for target in "$root"/tests/fuzz/corpus/*; do
     fuzz "$(basename "$target")" &
     runs+=("$!")

@@ -17,6 +17,7 @@
 #include "tests/support/plain_client.h"
 #include "tests/support/problem_generator.h"
 #include "tests/support/server_fixture.h"
+#include "tests/support/tries.h"
 
 namespace sage::testing {
 namespace {
@@ -85,7 +86,7 @@ class PrequantizedTest : public ServerFixture {
   }
 
   void CheckRandomProblems(std::uint64_t first_seed) {
-    for (std::uint64_t seed = first_seed; seed < first_seed + 40; ++seed) {
+    for (std::uint64_t seed = first_seed; seed < first_seed + Tries(40); ++seed) {
       std::mt19937_64 random(seed);
       const AttentionProblem problem = RandomProblem(random);
       SCOPED_TRACE(Describe(problem, seed));
@@ -135,7 +136,7 @@ TEST_F(PrequantizedTest, WhatWasQuantisedElsewhereIsTaken) {
   StartServer();
   const auto streaming = *Client::Connect({.target = target(), .inline_limit_bytes = 0});
   const auto inlined = *Client::Connect({.target = target()});
-  for (std::uint64_t seed = kSeed + 400; seed < kSeed + 440; ++seed) {
+  for (std::uint64_t seed = kSeed + 400; seed < kSeed + 400 + Tries(40); ++seed) {
     std::mt19937_64 random(seed);
     const AttentionProblem problem = RandomProblem(random);
     SCOPED_TRACE(Describe(problem, seed));

@@ -12,6 +12,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/support/device_problem.h"
 #include "tests/support/problem_generator.h"
+#include "tests/support/tries.h"
 #include "tests/unit/cpu_each_target.h"
 
 namespace sage {
@@ -31,6 +32,7 @@ using testing::RandomDenseMask;
 using testing::Reference;
 using testing::RelativeL2Limit;
 using testing::RunProblem;
+using testing::Tries;
 
 template <typename T, std::size_t kSize>
 T Pick(const T (&values)[kSize], std::mt19937_64& random) {
@@ -111,12 +113,12 @@ class CpuAttentionTest : public ::testing::Test {
 };
 
 TEST_F(CpuAttentionTest, MatchesTheOracleOverRandomProblems) {
-  for (std::uint64_t seed = 0; seed < 300; ++seed) CheckRandomProblem(seed);
+  for (std::uint64_t seed = 0; seed < Tries(300); ++seed) CheckRandomProblem(seed);
 }
 
 TEST_F(CpuAttentionTest, MatchesTheOracleWithEveryInstructionSet) {
   ForEachCpuTarget([&] {
-    for (std::uint64_t seed = 1000; seed < 1030; ++seed) CheckRandomProblem(seed);
+    for (std::uint64_t seed = 1000; seed < 1000 + Tries(30); ++seed) CheckRandomProblem(seed);
   });
 }
 

@@ -20,6 +20,7 @@
 #include "kernels/float16.h"
 #include "tests/support/device_problem.h"
 #include "tests/support/problem_generator.h"
+#include "tests/support/tries.h"
 
 namespace sage {
 namespace {
@@ -34,6 +35,7 @@ using testing::RandomDenseMask;
 using testing::Reference;
 using testing::RelativeL2Limit;
 using testing::RunProblem;
+using testing::Tries;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
@@ -504,7 +506,7 @@ TEST_P(CpuDeterminismTest, OneTaskHasTheSameBitsAloneAndAmongTwentyOthers) {
 }
 
 TEST_P(CpuDeterminismTest, BitsDoNotDependOnTheCutOrTheThreads) {
-  for (std::uint64_t seed = 0; seed < 6; ++seed) {
+  for (std::uint64_t seed = 0; seed < Tries(6); ++seed) {
     const AttentionProblem problem = Problem(seed);
     const ProblemData data = MakeData(problem, DataKind::kNormal, seed);
     const BlockMask mask =

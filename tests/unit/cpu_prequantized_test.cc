@@ -4,6 +4,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/support/tries.h"
 #include "tests/unit/cpu_each_target.h"
 #include "tests/unit/prequantized_check.h"
 
@@ -16,7 +17,7 @@ class CpuPrequantizedTest : public ::testing::Test {
 };
 
 TEST_F(CpuPrequantizedTest, GivesTheBitsOf16BitOperands) {
-  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+  for (std::uint64_t seed = 0; seed < testing::Tries(100); ++seed) {
     testing::CheckPrequantizedBits(*backend_, Precision::kQkInt8PvFp16, seed);
     testing::CheckPrequantizedBits(*backend_, Precision::kQkInt8PvFp8, seed);
   }
@@ -24,7 +25,7 @@ TEST_F(CpuPrequantizedTest, GivesTheBitsOf16BitOperands) {
 
 TEST_F(CpuPrequantizedTest, GivesTheBitsOf16BitOperandsWithEveryInstructionSet) {
   ForEachCpuTarget([&] {
-    for (std::uint64_t seed = 100; seed < 110; ++seed) {
+    for (std::uint64_t seed = 100; seed < 100 + testing::Tries(10); ++seed) {
       testing::CheckPrequantizedBits(*backend_, Precision::kQkInt8PvFp16, seed);
     }
   });
