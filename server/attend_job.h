@@ -20,14 +20,17 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/tensor_piece.h"
-#include "kernels/used_blocks.h"
 #include "server/admission.h"
 #include "server/device.h"
 #include "server/engine.h"
 #include "server/ingest.h"
+#include "server/piece.h"
 #include "server/quantized_scales.h"
 #include "server/resident_tensor.h"
+#include "server/unit_costs.h"
+#include "server/unit_payload.h"
 #include "server/unit_plan.h"
+#include "server/unit_tasks.h"
 
 namespace sage::server {
 
@@ -50,10 +53,6 @@ struct JobSpec {
   bool omit_unused_kv = false;
   Ingest::LineId line;  // that its payload comes in by; none where all of it is here
 };
-
-// Tensors that travel.
-enum class Piece { kQ, kK, kV, kOut, kLse };
-const char* Name(Piece piece);
 
 // What jobs of a server share. Outlive every job.
 struct JobResources {
@@ -78,32 +77,36 @@ class AttendJob {
                                                            Device& device,
                                                            std::uint64_t window_bytes);
 
+  AttendJob(const AttendJob&) = delete;
+  AttendJob& operator=(const AttendJob&) = delete;
+
   const AttentionProblem& problem() const { return problem_; }
-  const ResidentOperands& resident() const { return resident_; }
-  Quantized quantized() const { return quantized_.operands(); }
-  std::int64_t ElementBytes(Piece piece) const;  // as it travels
+  const ResidentOperands& resident() const { return tasks_.resident(); }
+  Quantized quantized() const { return payload_.quantized(); }
+  // Of a piece as it travels.
+  std::int64_t ElementBytes(Piece piece) const { return payload_.ElementBytes(piece); }
   const std::string& request_id() const { return request_id_; }
-  bool omits_unused_kv() const { return omits_unused_kv_; }
+  bool omits_unused_kv() const { return payload_.omits_unused_kv(); }
   Engine& engine() const { return device_.engine(); }  // takes the job's units
-  const std::vector<Unit>& units() const { return units_; }
+  const std::vector<Unit>& units() const { return payload_.units(); }
   // Of payload, what is left out of it included; 0 where there is none.
-  std::uint64_t window_bytes() const { return has_payload_ ? window_bytes_ : 0; }
+  std::uint64_t window_bytes() const { return payload_.any() ? window_bytes_ : 0; }
   double block_density() const { return block_density_; }
-  const std::shared_ptr<RequestContext>& context() const { return context_; }
+  const std::shared_ptr<RequestContext>& context() const { return tasks_.context(); }
   // The host memory that the job reserved; to be held as long as any of its slabs.
   std::shared_ptr<const Account::Reservation> host_reservation() const { return ticket_.host; }
 
   // When the client may be told to send.
   Ingest::Turn& turn() { return turn_; }
   // Whether all payload can be here in time, now that the turn has come; DEADLINE_EXCEEDED if not.
-  absl::Status CheckTurn() const { return CheckArrival(0, ArrivalSeconds().own); }
+  absl::Status CheckTurn() const;
 
   // Payload received so far and in all.
   std::uint64_t received_bytes() const { return received_bytes_; }
-  std::uint64_t payload_bytes() const { return payload_bytes_; }
-  bool payload_complete() const { return received_bytes_ == payload_bytes_; }
-  bool done() const { return units_sent_ == units_.size(); }
-  std::uint64_t output_bytes() const { return output_bytes_; }
+  std::uint64_t payload_bytes() const { return payload_.bytes(); }
+  bool payload_complete() const { return received_bytes_ == payload_.bytes(); }
+  bool done() const { return units_sent_ == units().size(); }
+  std::uint64_t output_bytes() const { return payload_.output_bytes(); }
 
   // Whether memory for the next payload byte can be had within the job's reservation, units that
   // are ready having been taken. A client that keeps to its window never sees this false.
@@ -129,51 +132,16 @@ class AttendJob {
   void ReleaseInputs();
 
  private:
-  // What a unit holds of the reservation: its own slabs, and those of a KV group that it carries.
-  struct Cost {
-    std::uint64_t own = 0;
-    std::uint64_t kv = 0;
-  };
-
   AttendJob(const JobSpec& spec, QuantizedScales quantized, const JobResources& resources,
             Device& device, std::vector<Unit> units, std::uint64_t window_bytes);
 
-  // A unit's q, and the k that it carries, each with its scales.
-  std::uint64_t QueryBytes(const Unit& unit) const;
-  std::uint64_t KeyBytes(const Unit& unit) const;
-  // Of the list of used blocks that goes with what a unit carries of k and v; 0 for none.
-  std::uint64_t UsedBytes(const Unit& unit) const;
-  // The part of a unit's piece that travels.
-  std::uint64_t PayloadBytes(std::uint32_t unit, Piece piece) const;
-  // Finds out which blocks no query reads, once the mask is there.
-  void LeaveOutUnused();
-  // The unit's piece of k or v as rows of its slab, those that travel.
-  TensorPiece UsedRows(const Unit& unit, Piece piece) const;
-  Cost HostCost(const Unit& unit) const;
-  Cost DeviceCost(const Unit& unit) const;
-  // What counts against the window: payload, or where none travels, the size of the queries.
-  std::uint64_t FlowBytes(const Unit& unit) const;
-  // Tasks point to what is resident; pointers to what travels are still null.
-  KvTask MakeKvTask(const Unit& unit) const;
-  AttendTask MakeTask(const Unit& unit) const;
-  MaskBegin mask_begin() const;  // of the request in its mask
-  // The group that resident k and v keep prepared for the unit, if they do.
-  std::shared_ptr<KvGroup> KeptKv(const Unit& unit) const;
-  // What a unit asks of the device, and how long all of them take, by estimate.
-  DeviceWork WorkOf(const Unit& unit) const;
-  double EstimatedSeconds() const;
   double SecondsLeft() const;  // to the deadline
   // Whether the device can be done with the request in time; the reason where not.
-  absl::Status CheckTime() const;
+  absl::Status CheckDevice() const;
   // How long payload takes to come in and the answer to leave, and what travels before.
-  Ingest::Arrival ArrivalSeconds() const;
-  // Whether that can be done in time; the reason where not.
-  absl::Status CheckArrival(double before, double own) const;
+  Ingest::Arrival EstimatedArrival() const;
   // Whether the client is free to send on, whatever its answers do.
   bool WindowOpen() const;
-  // Largest memory that units whose payload fits the window can hold at once.
-  std::uint64_t PeakCost(Cost (AttendJob::*cost)(const Unit&) const) const;
-  bool LastOfGroup(std::uint32_t unit) const;
   bool HasRoom() const;  // for the next unit
   absl::Status AcquireSlabs();
   // Moves next_piece_ on to the first piece, from here on, that travels with the next unit.
@@ -182,21 +150,13 @@ class AttendJob {
   const JobResources& resources_;
   Device& device_;
   const AttentionProblem problem_;
-  const ResidentOperands resident_;
-  const QuantizedScales quantized_;
-  const bool omits_unused_kv_;
-  const std::uint64_t
-      header_bytes_;  // of the mask, its used blocks and the scales, held to the end
+  UnitPayload payload_;
+  const UnitTasks tasks_;
+  const UnitCosts costs_;
+  const std::uint64_t header_bytes_;  // held to the end: the mask, its used blocks and the scales
   const std::string request_id_;
-  const std::vector<Unit> units_;
-  const std::shared_ptr<RequestContext> context_;
   double block_density_ = 1;
   std::uint64_t window_bytes_ = 0;
-  bool has_payload_ = false;  // before anything is left out
-  std::uint64_t payload_bytes_ = 0;
-  std::optional<UsedBlocks> used_;         // where blocks are left out
-  std::vector<std::int64_t> rows_unused_;  // then, by carrier: rows that do not travel
-  std::uint64_t output_bytes_ = 0;         // lse included
   Admission::Ticket ticket_;
   const Ingest::LineId line_;
   Ingest::Turn turn_;
