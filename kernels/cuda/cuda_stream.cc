@@ -138,10 +138,10 @@ cudaError_t CudaStream::BuildLists(const AttendLaunch& launch, bool beside_prepa
   if (!beside_preparations) return launch.BuildLists(stream_.get());
   cudaError_t error = cudaStreamWaitEvent(lists_.get(), fork_.get());
   if (error == cudaSuccess) error = launch.BuildLists(lists_.get());
-  // Even after a failure: what has been queued uses the workspace.
-  const cudaError_t recorded = cudaEventRecord(join_.get(), lists_.get());
-  const cudaError_t joined = cudaStreamWaitEvent(stream_.get(), join_.get());
-  if (error == cudaSuccess) error = recorded;
+  cudaError_t joined = cudaEventRecord(join_.get(), lists_.get());
+  if (joined == cudaSuccess) joined = cudaStreamWaitEvent(stream_.get(), join_.get());
+  // What has been queued uses the workspace, even after a failure: it ends before anything follows.
+  if (joined != cudaSuccess) cudaStreamSynchronize(lists_.get());
   return error == cudaSuccess ? joined : error;
 }
 
