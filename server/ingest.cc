@@ -10,6 +10,9 @@ namespace {
 // What was seen fades by e in so many seconds of transfer: some dozens of chunks of a fast line. No
 // pause counts for more: in a longer one the client had nothing to send, as far as is known.
 constexpr double kFadeSeconds = 0.25;
+// What was seen in so short a time says nothing of what would take longer than this: a line that
+// seems so slow may just have been waiting for its clients, and a request is rather let try.
+constexpr double kLongestForetold = 16 * kFadeSeconds;
 
 double Seconds(Ingest::Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
@@ -127,6 +130,8 @@ Ingest::Arrival Ingest::Estimate(const LineId& line, Load load, int priority,
   if (found == lines_.end() || found->second.Forgotten(now)) return {};
   const double rate = found->second.rate.bytes_per_second();
   if (rate == 0) return {};
+  const double own = static_cast<double>(load.bytes()) / rate;
+  if (own > kLongestForetold) return {};
   // Beside a longer one it has as much on its way as that one has, and is through then.
   std::uint64_t before = 0;
   for (const Request* request : found->second.received) {
@@ -138,8 +143,7 @@ Ingest::Arrival Ingest::Estimate(const LineId& line, Load load, int priority,
   for (const Request* request : found->second.waiting) {
     if (request->priority >= priority) before += std::min(request->left.bytes(), load.bytes());
   }
-  return {.before = static_cast<double>(before) / rate,
-          .own = static_cast<double>(load.bytes()) / rate};
+  return {.before = static_cast<double>(before) / rate, .own = own};
 }
 
 std::size_t Ingest::waiting() const {

@@ -110,7 +110,8 @@ class Ingest {
   Turn Join(const LineId& line, Load load, int priority, Clock::time_point now = Clock::now());
 
   // Seconds, by estimate, that a request which joined now would wait for what travels for others,
-  // and that its own takes. Both are 0 as long as nothing is known of the line.
+  // and that its own takes. Both are 0 as long as nothing is known of the line, or too little for a
+  // request that would take seconds by itself.
   struct Arrival {
     double before = 0;
     double own = 0;

@@ -244,6 +244,16 @@ TEST_F(IngestTest, EstimatesByTheRateOfTheLine) {
   EXPECT_EQ(ingest_.Estimate({.name = "other"}, {.payload = kMiB}, 0, now_).own, 0);
 }
 
+// Its client may just have been late with what it sent.
+TEST_F(IngestTest, ASlowLineForetellsNothingOfLongRequests) {
+  Ingest::Turn first = Join(2 * kMiB);
+  for (int i = 0; i < 5; ++i) Receive(first, 1000, 100ms);
+  EXPECT_NEAR(Estimate(10'000).own, 1, 1e-9);
+  EXPECT_NEAR(Estimate(10'000).before, 1, 1e-9);
+  EXPECT_EQ(Estimate(kMiB).own, 0);
+  EXPECT_EQ(Estimate(kMiB).before, 0);
+}
+
 TEST_F(IngestTest, TimeWithoutSendersIsNotTheLines) {
   Ingest::Turn first = Join(2 * kMiB);
   Receive(first, kMiB, 10ms);
