@@ -216,6 +216,7 @@ TEST_F(CancellingPeer, WhileComputing) {
   PlainStream stream(*stub_, sample_);
   ASSERT_TRUE(stream.Open());
   SendAll(stream, sample_);
+  AwaitHeldAttend();
   ExpectCancelled(stream);
   EXPECT_EQ(server().held().requests, 1U) << "what runs on the device still needs its memory";
   ReleaseAttends();

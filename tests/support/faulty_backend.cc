@@ -43,7 +43,11 @@ class FaultyStream final : public ForwardingStream {
       return status;
     }
     if (faults_.hold_attends.load()) {
-      absl::Status status = Then([this](const absl::Status&) { faults_.hold_attends.wait(true); });
+      absl::Status status = Then([this](const absl::Status&) {
+        ++faults_.attends_held;
+        faults_.attends_held.notify_all();
+        faults_.hold_attends.wait(true);
+      });
       if (!status.ok()) return status;
     }
     if (!faults_.corrupt_outputs.load()) return absl::OkStatus();

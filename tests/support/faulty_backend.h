@@ -17,6 +17,7 @@ struct Faults {
   std::atomic<int> attends = 0;      // INTERNAL
   // While set, attends wait at the device until it is cleared.
   std::atomic<bool> hold_attends = false;
+  std::atomic<int> attends_held = 0;  // that have waited there, or do
   // Once set, the device is lost: attends and its health fail (UNAVAILABLE).
   std::atomic<bool> lost = false;
   // While set, one element of each attended task's output is wrong by a lot.

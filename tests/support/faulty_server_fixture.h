@@ -20,6 +20,8 @@ class FaultyServerFixture : protected PlantedFaults, public ServerFixture {
 
   // Attends that begin from now on wait at the device until they are released.
   void HoldAttends() { faults.hold_attends = true; }
+  // Until the first of them has come there.
+  void AwaitHeldAttend() { faults.attends_held.wait(0); }
   void ReleaseAttends() {
     faults.hold_attends = false;
     faults.hold_attends.notify_all();
