@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "grpcpp/generic/generic_stub.h"
@@ -29,10 +30,8 @@ class StreamPeer : public FaultyServerFixture {
   // A new connection that does not make the more room for what nobody reads the slower it seems.
   std::shared_ptr<grpc::Channel> NewNarrowChannel() const {
     grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(8 << 20);
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    return grpc::CreateCustomChannel(target(), grpc::InsecureChannelCredentials(), arguments);
+    return NewChannel(std::move(arguments));
   }
 
   v1::Statistics Statistics() {

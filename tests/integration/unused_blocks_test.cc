@@ -17,7 +17,6 @@
 #include "tests/support/plain_client.h"
 #include "tests/support/problem_generator.h"
 #include "tests/support/server_fixture.h"
-#include "tests/support/tries.h"
 
 namespace sage::testing {
 namespace {
@@ -160,7 +159,7 @@ class UnusedBlocksTest : public ServerFixture {
   }
 
   // Answers of streams, which leave blocks out, are those of messages, which do not.
-  void CheckRandomCases(std::uint64_t first_seed, std::uint64_t count = Tries(60)) {
+  void CheckRandomCases(std::uint64_t first_seed, int count = 60) {
     const auto streaming =
         *Client::Connect({.target = target(), .inline_limit_bytes = 0, .connections = 1});
     const auto whole = *Client::Connect({.target = target(), .inline_limit_bytes = 3 << 20});
@@ -183,7 +182,7 @@ class UnusedBlocksTest : public ServerFixture {
       EXPECT_LE(got.report.bytes_in, want.report.bytes_in);
       saved_bytes += want.report.bytes_in - got.report.bytes_in;
     }
-    EXPECT_GT(saved_bytes, 0U);
+    EXPECT_GT(saved_bytes, count * std::uint64_t{10000});
   }
 
   std::atomic<int> poisoned_ = 0;

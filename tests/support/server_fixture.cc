@@ -65,8 +65,7 @@ void ServerFixture::TearDown() {
 
 std::string ServerFixture::target() const { return absl::StrCat("127.0.0.1:", server_->port()); }
 
-std::shared_ptr<grpc::Channel> ServerFixture::NewChannel() const {
-  grpc::ChannelArguments arguments;
+std::shared_ptr<grpc::Channel> ServerFixture::NewChannel(grpc::ChannelArguments arguments) const {
   arguments.SetMaxReceiveMessageSize(8 << 20);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(target(), grpc::InsecureChannelCredentials(), arguments);

@@ -37,8 +37,8 @@ class ServerFixture : public ::testing::Test {
 
   server::Server& server() { return *server_; }
   std::string target() const;
-  // A new connection, with the large messages of the service allowed.
-  std::shared_ptr<grpc::Channel> NewChannel() const;
+  // A new connection, with the large messages of the service allowed; `arguments` besides.
+  std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) const;
 
   // Waits until no request holds anything, at most 20 s; then what still is held.
   server::Server::Held AwaitIdle() const;
