@@ -132,6 +132,14 @@ class Consumer {
   __device__ __forceinline__ void Write() {
     const OutputRows<Policy> rows(storage_, *context_, first_row_);
     const float inverse[2] = {FinishRow(0), FinishRow(1)};
+    if constexpr (!Policy::kE4m3Values) {
+      if (__any_sync(0xffffffffU, inverse[0] == 0.0F || inverse[1] == 0.0F)) {
+#pragma unroll
+        for (int e = 0; e < Policy::kSums; ++e) {
+          if (inverse[e / 2 % 2] == 0.0F) out_[e] = 0.0F;
+        }
+      }
+    }
     rows.Write(out_, inverse);
   }
 
@@ -232,7 +240,10 @@ class Consumer {
           AddProducts<0>(p);
         }
       }
-      softmax_.template TakeRaised<kPacksEarly>(units, careful, scores, p);
+      // Only a first turn is short.
+      constexpr bool kMayBeShort = Policy::kTurnBlocks == 2 && !kUnderWay;
+      const bool short_turn = kMayBeShort && turns_ * Policy::kTurnBlocks != context_->total;
+      softmax_.template TakeRaised<kPacksEarly, kMayBeShort>(units, careful, short_turn, scores, p);
     }
     if constexpr (!kPacksEarly && kUnderWay) AddProducts<0>(p);
     if constexpr (Policy::kE4m3Values) {

@@ -30,7 +30,7 @@ class OutputRows {
   }
 
   // `sums` as products leave them, `inverse` what the sums of this thread's two rows are to be
-  // multiplied by; 0 makes zeros of whatever they are.
+  // multiplied by. 0 makes zeros of whatever e4m3 ones are; 16-bit values' are zeros then.
   __device__ __forceinline__ void Write(const float (&sums)[Policy::kSums],
                                         const float (&inverse)[2]) const {
     switch (type_) {
@@ -69,7 +69,8 @@ class OutputRows {
             x = fmaf(x, scale.x, mean.x);
             y = fmaf(y, scale.y, mean.y);
           }
-          if (inverse[half] == 0.0F) x = y = 0.0F;
+          // Elsewhere empty rows' sums are zeros already.
+          if (Policy::kE4m3Values && inverse[half] == 0.0F) x = y = 0.0F;
           void* const to = staged + half * 8 * Policy::kOutPitch + (channel - first) * kBytes;
           if constexpr (kBytes == 4) {
             *static_cast<float2*>(to) = make_float2(x, y);
@@ -84,19 +85,25 @@ class OutputRows {
     }
   }
 
-  // Stores what is staged, `bytes` of every row, `offset` from its begin.
+  // Stores what is staged, `bytes` of every row, `offset` from its begin. All is loaded before the
+  // first is stored: nobody waits for it row by row.
   __device__ __forceinline__ void SendPiece(int offset, int bytes) const {
     constexpr int kVectors = Policy::kOutRowBytes / 16;
+    constexpr int kRows = 32 / kVectors;  // at once
     const int lane = ptx::ThreadIndex() % 32;
+    const int row = lane / kVectors;
     const int at = lane % kVectors * 16;
-    if (at >= bytes) return;
+    const std::uint8_t* const from = staged_ + row * Policy::kOutPitch + at;
+    uint4 vectors[16 / kRows];
 #pragma unroll
-    for (int row = 0; row < 16; row += 32 / kVectors) {
-      const int own = row + lane / kVectors;
-      if (own < rows_) {
-        *reinterpret_cast<uint4*>(out_ + own * stride_ + offset + at) =
-            *reinterpret_cast<const uint4*>(staged_ + own * Policy::kOutPitch + at);
-      }
+    for (int i = 0; i < 16 / kRows; ++i) {
+      vectors[i] = *reinterpret_cast<const uint4*>(from + i * kRows * Policy::kOutPitch);
+    }
+    const int rows = at < bytes ? rows_ - row : 0;  // that exist from this thread's first on
+    std::uint8_t* to = out_ + row * stride_ + offset + at;
+#pragma unroll
+    for (int i = 0; i < 16 / kRows; ++i, to += kRows * stride_) {
+      if (i * kRows < rows) *reinterpret_cast<uint4*>(to) = vectors[i];
     }
   }
 

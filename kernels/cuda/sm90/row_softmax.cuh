@@ -101,12 +101,16 @@ class RowSoftmax {
     limit_ = huge ? kNeverBelow : Policy::kSumLimit;
     return huge || (masked && MaskedMayCount(units));
   }
-  // Second half. Packs the probabilities, too, where nobody needs `p` any longer.
-  template <bool kPacks>
-  __device__ __forceinline__ void TakeRaised(const Units& units, bool careful, Scores& scores,
-                                             Operands& p) {
+  // Second half; with kMayBeShort where the first block of a `short_turn` does not exist. Packs the
+  // probabilities, too, where nobody needs `p` any longer.
+  template <bool kPacks, bool kMayBeShort>
+  __device__ __forceinline__ void TakeRaised(const Units& units, bool careful, bool short_turn,
+                                             Scores& scores, Operands& p) {
     if (__builtin_expect(careful, 0)) {
       Take<true>(units, scores, sum_);
+      if constexpr (kPacks) Pack(scores, p);
+    } else if (kMayBeShort && short_turn) {
+      Take<false, 1>(units, scores, sum_);
       if constexpr (kPacks) Pack(scores, p);
     } else {
       Take<false>(units, scores, sum_);
@@ -173,8 +177,8 @@ class RowSoftmax {
     return __any_sync(0xffffffffU, may);
   }
 
-  // kCareful survives masked scores and very large ones.
-  template <bool kCareful>
+  // kCareful survives masked scores and very large ones. Blocks before kFirst count for nothing.
+  template <bool kCareful, int kFirst = 0>
   __device__ __forceinline__ void Take(const Units& units, Scores& scores, float (&sums)[2]) const {
     float offset[2];
 #pragma unroll
@@ -183,7 +187,12 @@ class RowSoftmax {
       offset[half] = kCareful ? maximum : Policy::kProbabilityShift - maximum;
     }
 #pragma unroll
-    for (int block = 0; block < Policy::kTurnBlocks; ++block) {
+    for (int block = 0; block < kFirst; ++block) {
+#pragma unroll
+      for (Score& score : scores[block]) Put(score, 0.0F);
+    }
+#pragma unroll
+    for (int block = kFirst; block < Policy::kTurnBlocks; ++block) {
 #pragma unroll
       for (int i = 0; i < Policy::kBlockScores; ++i) {
         const int half = i / 2 % 2;
