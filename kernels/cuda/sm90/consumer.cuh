@@ -74,7 +74,7 @@ class Consumer {
         End(last, p);
         Write();
       }
-      Release(*done);
+      ptx::Arrive(done);
       context_ = next;
     }
     ptx::WgmmaWait<0>();
@@ -95,7 +95,7 @@ class Consumer {
       ptx::Wait(&storage_.query_full, query.parity);
       query.Advance();
       queries_.Take(storage_, context, warpgroup_);
-      Release(storage_.query_empty);
+      ptx::Arrive(&storage_.query_empty);
     }
     if (context.total > 0) ptx::Wait(&State(stage).k_full, stage.parity);
     MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
@@ -153,7 +153,8 @@ class Consumer {
       if (__builtin_expect(!ready_, 0)) ptx::Wait(&State(stage).v_full, stage.parity);
       MultiplyValues(stage, p);
       AddProducts<0>(p);
-      Release(State(stage).k_empty, State(stage).v_empty);
+      ptx::Arrive(&State(stage).k_empty);
+      Release(State(stage).v_empty);
       stage.Advance();
       if (++turn == turns_) return;
       ptx::Wait(&State(stage).k_full, stage.parity);
@@ -170,7 +171,7 @@ class Consumer {
                                            Probabilities& p) {
     LookAhead(stage);
     Turn</*kUnderWay=*/false>(0, /*masked=*/true, stage, last, scores, p);
-    Release(State(stage).k_empty);
+    ptx::Arrive(&State(stage).k_empty);
     stage.Advance();
     int turn = 1;
 #pragma unroll 1
@@ -184,7 +185,8 @@ class Consumer {
                                           Scores& scores, Probabilities& p) {
     Multiply(stage, last, scores, p);
     Turn</*kUnderWay=*/true>(turn, masked, stage, last, scores, p);
-    Release(State(stage).k_empty, State(last).v_empty);
+    ptx::Arrive(&State(stage).k_empty);
+    Release(State(last).v_empty);
     last = stage;
     stage.Advance();
   }
@@ -307,11 +309,11 @@ class Consumer {
   __device__ __forceinline__ StageState<Policy>& State(const Stage& stage) {
     return storage_.stages[stage.index];
   }
-  // This warp is done with what these barriers guard.
-  template <typename... Barriers>
-  __device__ __forceinline__ void Release(Barriers&... barriers) {
+  // This warp's products are done with what a barrier guards. What lanes have read themselves each
+  // releases by ptx::Arrive(): racecheck does not see that __syncwarp() orders the reads of others.
+  __device__ __forceinline__ void Release(std::uint64_t& barrier) {
     __syncwarp();
-    if (ptx::ThreadIndex() % 32 == 0) (ptx::Arrive(&barriers), ...);
+    if (ptx::ThreadIndex() % 32 == 0) ptx::Arrive(&barrier);
   }
   // Asks ahead for what the turn after `stage` needs: it takes a while.
   __device__ __forceinline__ void LookAhead(const Stage& stage) {

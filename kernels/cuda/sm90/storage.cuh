@@ -17,6 +17,7 @@ inline constexpr int kContexts = 4;  // the item under way and those that follow
 inline constexpr int kMostPartial = kTileRows / kBlockKeys + 1;
 template <typename Policy>
 inline constexpr int kMostPartialTurns = (kMostPartial - 1) / Policy::kTurnBlocks + 1;
+inline constexpr int kConsumerLanes = kConsumerWarps * 32;
 inline constexpr int kNoMoreWork = -1;  // as the total of a context
 
 // Where somebody is in a ring of kCount places. Fillers wait for the other parity of `empty`
@@ -41,7 +42,7 @@ struct RingPlace {
 template <typename Policy>
 struct StageState {
   std::uint64_t k_full;   // K and k_scale are there
-  std::uint64_t k_empty;  // every consumer warp has read them
+  std::uint64_t k_empty;  // every lane of the consumers has read them
   std::uint64_t v_full;   // V and bad_keys are there
   std::uint64_t v_empty;  // every consumer warp has read them
   float k_scale[Policy::kTurnBlocks];
@@ -69,20 +70,20 @@ struct SharedStorage {
   std::uint64_t context_full[kContexts];            // the scheduler has written it
   std::uint64_t context_empty[kContexts];           // all others are done with it
   std::uint64_t query_full;                         // q_rows and q_scales are there
-  std::uint64_t query_empty;                        // every consumer warp has read them
+  std::uint64_t query_empty;                        // every lane of the consumers has read them
   std::uint64_t landed[kMostPartialTurns<Policy>];  // blocks are there for the producer itself
 
   // One thread does it, before any other uses them.
   __device__ __forceinline__ void InitBarriers() {
     for (int i = 0; i < kContexts; ++i) {
       ptx::InitBarrier(&context_full[i], 32);
-      ptx::InitBarrier(&context_empty[i], 1 + kQueryWarps + kConsumerWarps);
+      ptx::InitBarrier(&context_empty[i], 1 + kQueryWarps + kConsumerLanes);
     }
     ptx::InitBarrier(&query_full, kQueryWarps * 32);
-    ptx::InitBarrier(&query_empty, kConsumerWarps);
+    ptx::InitBarrier(&query_empty, kConsumerLanes);
     for (StageState<Policy>& stage : stages) {
       ptx::InitBarrier(&stage.k_full, 1);
-      ptx::InitBarrier(&stage.k_empty, kConsumerWarps);
+      ptx::InitBarrier(&stage.k_empty, kConsumerLanes);
       ptx::InitBarrier(&stage.v_full, 1);
       ptx::InitBarrier(&stage.v_empty, kConsumerWarps);
     }
