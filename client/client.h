@@ -86,7 +86,8 @@ class AttendCall {
 // Errors are the server's (proto/sage/v1/attention.proto), with its details appended to the
 // message, and these of the client itself: INVALID_ARGUMENT for a request that is not valid,
 // UNAVAILABLE where the server cannot be reached, INTERNAL or DATA_LOSS for an answer that breaks
-// the protocol. Nothing is retried but what AttendAsync() says.
+// the protocol. Nothing is retried but what AttendAsync() says; a call that no server has read when
+// its connection is told to end goes over the next one.
 class Client {
  public:
   using AttendCallback = std::function<void(absl::StatusOr<AttendReport>)>;

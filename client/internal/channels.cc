@@ -19,6 +19,10 @@ namespace sage::internal {
 namespace {
 
 constexpr int kMaxReceiveMessageBytes = 8 << 20;
+// No call is repeated that a server may have begun: nobody gives a policy. But one that meets the end
+// of its connection, before anybody has read it, goes over the next one, if all of it is still
+// there: a message, or a header with its mask. gRPC keeps what it was lent, and copies nothing.
+constexpr int kRetryBytes = 12 << 20;
 constexpr int kKeepaliveTimeMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr unsigned int kReloadSeconds = 1;
@@ -107,7 +111,7 @@ absl::StatusOr<std::vector<std::shared_ptr<grpc::Channel>>> OpenChannels(
   arguments.SetMaxReceiveMessageSize(kMaxReceiveMessageBytes);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // a retry would have to keep all data sent so far
+  arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, kRetryBytes);
   // Its own connection, not one shared with other clients of the process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   if (!CheckOneServer(options.target).ok()) {
