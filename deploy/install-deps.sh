@@ -15,7 +15,7 @@ build_packages=(
   protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(
-  ccache clang-14 clang-format-14 clang-tidy-14 git libclang-rt-14-dev shellcheck
+  ccache clang-14 clang-format-14 clang-tidy-14 git libclang-rt-14-dev lld shellcheck
   libbenchmark-dev libgmock-dev libgtest-dev openssl
   python3 python3-grpcio python3-numpy python3-protobuf python3-pytest python3-venv zsh
 )
