@@ -19,8 +19,8 @@ namespace sage::internal {
 namespace {
 
 constexpr int kMaxReceiveMessageBytes = 8 << 20;
-// No call is repeated that a server may have begun: nobody gives a policy. But one that meets the end
-// of its connection, before anybody has read it, goes over the next one, if all of it is still
+// No call is repeated that a server may have begun: nobody gives a policy. But one that meets the
+// end of its connection, before anybody has read it, goes over the next one, if all of it is still
 // there: a message, or a header with its mask. gRPC keeps what it was lent, and copies nothing.
 constexpr int kRetryBytes = 12 << 20;
 constexpr int kKeepaliveTimeMs = 30'000;

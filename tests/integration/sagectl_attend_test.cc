@@ -10,7 +10,6 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/integration/sagectl_fixture.h"
-#include "tests/support/faulty_backend.h"
 #include "tests/support/problem_generator.h"
 
 namespace sage::testing {
@@ -166,8 +165,7 @@ TEST_F(SagectlWithServerTest, VerifiesGeneratedProblems) {
 }
 
 TEST_F(SagectlTest, VerifyFailsOnACorruptedAnswer) {
-  Faults faults;
-  StartServer(TestServerOptions(), MakeFaultyBackend(TestBackend(), faults));
+  StartFaultyServer();
   UseServer(target());
   const std::vector<std::string> command = {"verify", "--seqlen", "300", "--density", "0.5"};
   EXPECT_EQ(Run(command).exit_code, 0);

@@ -8,7 +8,6 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/integration/sagectl_fixture.h"
-#include "tests/support/faulty_backend.h"
 #include "tests/support/xml_check.h"
 
 namespace sage::testing {
@@ -56,8 +55,7 @@ TEST_F(SagectlWithServerTest, MeasuresAGrid) {
 }
 
 TEST_F(SagectlTest, BenchReportsRefusalsAndWrongAnswers) {
-  Faults faults;
-  StartServer(TestServerOptions(), MakeFaultyBackend(TestBackend(), faults));
+  StartFaultyServer();
   UseServer(target());
   faults.attends = 1;
   const Outcome refused =

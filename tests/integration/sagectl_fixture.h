@@ -11,8 +11,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/child_process.h"
+#include "tests/support/faulty_server_fixture.h"
 #include "tests/support/problem_generator.h"
-#include "tests/support/server_fixture.h"
 
 namespace sage::testing {
 
@@ -28,7 +28,7 @@ inline ElementType ElementOf(DType dtype) {
                                      : ElementType::kFloat32;
 }
 
-class SagectlTest : public ServerFixture {
+class SagectlTest : public FaultyServerFixture {
  protected:
   std::string Path(const std::string& name) const { return folder_.File(name); }
 

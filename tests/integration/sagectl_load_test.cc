@@ -8,7 +8,6 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/integration/sagectl_fixture.h"
-#include "tests/support/faulty_backend.h"
 #include "tests/support/xml_check.h"
 
 namespace sage::testing {
@@ -101,8 +100,7 @@ TEST_F(SagectlWithServerTest, FindsARateThatHolds) {
 }
 
 TEST_F(SagectlTest, LoadStatesFailures) {
-  Faults faults;
-  StartServer(TestServerOptions(), MakeFaultyBackend(TestBackend(), faults));
+  StartFaultyServer();
   UseServer(target());
   faults.attends = 3;
   const Outcome run = Run({"load", "--concurrency", "1", "--count", "10", "--seqlen", "64"});

@@ -128,7 +128,8 @@ TEST_F(StalledPeer, ExceedsItsWindowAndNeverReads) {
       [&](grpc::Status& status) {
         PlainStream stream(*stub_, large);
         EXPECT_TRUE(stream.Open());
-        SendAll(stream, large);  // blocks until the server ends the stream
+        SendAll(stream, large);  // blocks, unless a slow server's connection has room for it all
+        while (Statistics().requests_failed() == 0) std::this_thread::yield();
         status = stream.Finish();
       },
       // Only a reset gets past output that nobody reads, and it carries no text of ours.
