@@ -111,8 +111,10 @@ __device__ __forceinline__ void ContainBadValues(SharedStorage<Policy>& storage,
   using Tile = SwizzledTile<Policy::kValueRowBytes>;
   constexpr int kRowStep = kThreads / Tile::kChunks;
   const std::uint32_t thread = ptx::ThreadIndex();
-  const std::uint32_t chunk = thread % Tile::kChunks;
   const std::uint32_t first = thread / Tile::kChunks;
+  // A prepared tile was copied in the order in which it lies.
+  const std::uint32_t chunk =
+      thread % Tile::kChunks ^ (Policy::kE4m3Values ? Tile::Twist(first) : 0);
   std::uint8_t* const base = storage.stages[stage].v + Tile::Offset(first, chunk);
   std::uint32_t* const bad_keys = storage.bad_keys[i % kBadKeySlots];
 #pragma unroll 1

@@ -38,6 +38,7 @@ class Consumer {
   using Scores = typename Softmax::Scores;
   using Probabilities = typename Softmax::Operands;
   using Stage = RingPlace<Policy::kStages>;
+  using Units = typename Softmax::Units;
 
   __device__ __forceinline__ Consumer(SharedStorage<Policy>& storage, int warpgroup)
       : storage_(storage),
@@ -147,17 +148,25 @@ class Consumer {
   // one after the other.
   __device__ __forceinline__ void AddInTurn(Stage& stage, Scores& scores, Probabilities& p) {
     ready_ = false;
+    Units units;
+    ReadUnits(stage, units);
 #pragma unroll 1
     for (int turn = 0;;) {
-      Turn</*kUnderWay=*/false>(turn, turn == 0 || turn >= full_turns_, stage, stage, scores, p);
+      Turn</*kUnderWay=*/false>(turn, turn == 0 || turn >= full_turns_, stage, stage, units, scores,
+                                p);
       if (__builtin_expect(!ready_, 0)) ptx::Wait(&State(stage).v_full, stage.parity);
       MultiplyValues(stage, p);
-      AddProducts<0>(p);
       ptx::Arrive(&State(stage).k_empty);
-      Release(State(stage).v_empty);
+      const Stage last = stage;
       stage.Advance();
-      if (++turn == turns_) return;
-      ptx::Wait(&State(stage).k_full, stage.parity);
+      const bool more = ++turn < turns_;
+      if (more) {
+        ptx::Wait(&State(stage).k_full, stage.parity);
+        ReadUnits(stage, units);
+      }
+      AddProducts<0>(p);
+      Release(State(last).v_empty);
+      if (!more) return;
       MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
       ready_ = ptx::IsComplete(&State(stage).v_full, stage.parity);
       ptx::WgmmaWait<0>();
@@ -170,7 +179,9 @@ class Consumer {
   __device__ __forceinline__ void AddAhead(Stage& stage, Stage& last, Scores& scores,
                                            Probabilities& p) {
     LookAhead(stage);
-    Turn</*kUnderWay=*/false>(0, /*masked=*/true, stage, last, scores, p);
+    Units units;
+    ReadUnits(stage, units);
+    Turn</*kUnderWay=*/false>(0, /*masked=*/true, stage, last, units, scores, p);
     ptx::Arrive(&State(stage).k_empty);
     stage.Advance();
     int turn = 1;
@@ -183,8 +194,9 @@ class Consumer {
   }
   __device__ __forceinline__ void AddTurn(int turn, bool masked, Stage& stage, Stage& last,
                                           Scores& scores, Probabilities& p) {
-    Multiply(stage, last, scores, p);
-    Turn</*kUnderWay=*/true>(turn, masked, stage, last, scores, p);
+    Units units;
+    Multiply(stage, last, units, scores, p);
+    Turn</*kUnderWay=*/true>(turn, masked, stage, last, units, scores, p);
     ptx::Arrive(&State(stage).k_empty);
     Release(State(last).v_empty);
     last = stage;
@@ -192,8 +204,8 @@ class Consumer {
   }
 
   // Issues the scores of `stage` and the sums of `last`, and waits for the scores.
-  __device__ __forceinline__ void Multiply(const Stage& stage, const Stage& last, Scores& scores,
-                                           Probabilities& p) {
+  __device__ __forceinline__ void Multiply(const Stage& stage, const Stage& last, Units& units,
+                                           Scores& scores, Probabilities& p) {
     if (__builtin_expect(!ready_, 0)) {
       ptx::Wait(&State(stage).k_full, stage.parity);
       ptx::Wait(&State(last).v_full, last.parity);
@@ -201,24 +213,28 @@ class Consumer {
     MultiplyKeys(storage_, queries_, warpgroup_, stage, scores);
     MultiplyValues(last, p);
     LookAhead(stage);
+    ReadUnits(stage, units);
     ptx::WgmmaWait<1>();
     SettleAll(scores);
   }
 
-  // Turns the scores of a turn into probabilities; `masked` if some row may not see all of its
-  // keys. Where kUnderWay, the products of `last` are, which are then added.
-  template <bool kUnderWay>
-  __device__ __forceinline__ void Turn(int turn, bool masked, const Stage& stage, const Stage& last,
-                                       Scores& scores, Probabilities& p) {
-    // While products need the last probabilities, these stay in the places of their scores.
-    constexpr bool kPacksEarly = Policy::kE4m3Values && Policy::kValueParts == 1;
-    typename Softmax::Units units;
+  // What the scores of a stage, which is there, are in units of.
+  __device__ __forceinline__ void ReadUnits(const Stage& stage, Units& units) {
 #pragma unroll
     for (int block = 0; block < Policy::kTurnBlocks; ++block) {
       const float k_scale = Policy::kInt8Scores ? State(stage).k_scale[block] : 1.0F;
       units[block][0] = queries_.unit[0] * k_scale;
       units[block][1] = queries_.unit[1] * k_scale;
     }
+  }
+
+  // Turns the scores of a turn into probabilities; `masked` if some row may not see all of its
+  // keys. Where kUnderWay, the products of `last` are, which are then added.
+  template <bool kUnderWay>
+  __device__ __forceinline__ void Turn(int turn, bool masked, const Stage& stage, const Stage& last,
+                                       const Units& units, Scores& scores, Probabilities& p) {
+    // While products need the last probabilities, these stay in the places of their scores.
+    constexpr bool kPacksEarly = Policy::kE4m3Values && Policy::kValueParts == 1;
     float factor[2];
     bool raised = true;
     if constexpr ((kUnderWay || Policy::kInTurn) && !Policy::kE4m3Values) {
