@@ -1,13 +1,11 @@
 // What Client offers for tensors that stay at the server.
 #include <future>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
 #include "client/internal/channels.h"
@@ -16,17 +14,10 @@
 #include "client/internal/wire_header.h"
 #include "client/remote_tensor.h"
 #include "proto/wire/enums.h"
+#include "proto/wire/random_id.h"
 
 namespace sage {
 namespace {
-
-// Tells a put from all others, so that one that is repeated stores nothing.
-std::string NewKey() {
-  std::random_device source;
-  std::string key;
-  for (int i = 0; i < 4; ++i) absl::StrAppend(&key, absl::Hex(source(), absl::kZeroPad8));
-  return key;
-}
 
 void SetOptions(const PutOptions& options, v1::TensorSpec* spec) {
   spec->set_placement_group(options.placement_group);
@@ -102,7 +93,8 @@ absl::StatusOr<RemoteTensor> Client::Keep(std::shared_ptr<internal::TensorState>
                                           const PutOptions& options) {
   if (absl::Status one = internal::CheckOneServer(options_.target); !one.ok()) return one;
   SetOptions(options, &state->spec);
-  state->idempotency_key = NewKey();
+  // Tells the put from all others: one that is repeated stores nothing.
+  state->idempotency_key = RandomId();
   if (absl::Status status = home_->Put(state, absl::Now() + options.timeout); !status.ok()) {
     return status;
   }

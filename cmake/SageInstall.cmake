@@ -64,7 +64,7 @@ endif()
 install(FILES ${folder}/zsh/_sagectl DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/${zsh_functions} COMPONENT client)
 
 # C++ library
-set(libraries client attention config crc32c enums frame proto)
+set(libraries client attention config crc32c enums frame proto random_id)
 list(TRANSFORM libraries PREPEND sage_)
 install(TARGETS ${libraries} EXPORT sage-client ARCHIVE COMPONENT dev)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/sage-client)

@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "proto/wire/random_id.h"
 #include "server/attend_call.h"
 #include "server/attend_stream_call.h"
 #include "server/codec.h"
 #include "server/errors.h"
-#include "server/random_id.h"
 #include "server/refused_call.h"
 
 namespace sage::server {

@@ -80,10 +80,21 @@ Engine::~Engine() {
 
 void Engine::Submit(UnitWork work) {
   work.submitted = Clock::now();
-  {
-    const std::lock_guard lock(mutex_);
-    queue_.Push(std::move(work));
+  std::unique_lock lock(mutex_);
+  const bool first = queue_.empty() && WhyNot(work, work.submitted).ok();
+  queue_.Push(std::move(work));
+  Lane* const lane = first && !driven_ && !HasNews() ? FreeLane() : nullptr;
+  if (lane != nullptr) {
+    driven_ = true;
+    std::vector<UnitWork> batch = TakeBatch();
+    lock.unlock();
+    Launch(*lane, std::move(batch));
+    lock.lock();
+    driven_ = false;
+    // Of what came meanwhile the engine's thread heard while it was not its turn.
+    if (!HasNews() && queue_.empty()) return;
   }
+  lock.unlock();
   wake_.notify_one();
 }
 
@@ -119,22 +130,39 @@ double Engine::RunningSeconds() const {
   return std::max(0.0, seconds - passed);
 }
 
+bool Engine::HasNews() const {
+  return stopping_ || cancel_requested_ ||
+         std::any_of(lanes_.begin(), lanes_.end(),
+                     [](const Lane& lane) { return lane.finished.has_value(); });
+}
+
+Engine::Lane* Engine::FreeLane() {
+  const auto lane =
+      std::find_if(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return !lane.busy; });
+  return lane == lanes_.end() ? nullptr : &*lane;
+}
+
+void Engine::AwaitNews(std::unique_lock<std::mutex>& lock) {
+  driven_ = false;
+  do {
+    wake_.wait(lock);
+  } while (driven_);
+  driven_ = true;
+}
+
 void Engine::Run() {
   std::unique_lock lock(mutex_);
+  while (driven_) wake_.wait(lock);
+  driven_ = true;
   while (true) {
-    Lane* free_lane = nullptr;
-    Lane* finished_lane = nullptr;
-    bool any_busy = false;
-    for (Lane& lane : lanes_) {
-      any_busy |= lane.busy;
-      if (!lane.busy) free_lane = &lane;
-      if (lane.finished.has_value()) finished_lane = &lane;
-    }
+    const auto finished = std::find_if(lanes_.begin(), lanes_.end(),
+                                       [](const Lane& lane) { return lane.finished.has_value(); });
+    Lane* const free_lane = FreeLane();
 
-    if (finished_lane != nullptr) {
-      absl::Status status = *std::exchange(finished_lane->finished, std::nullopt);
+    if (finished != lanes_.end()) {
+      absl::Status status = *std::exchange(finished->finished, std::nullopt);
       lock.unlock();
-      Complete(*finished_lane, std::move(status));
+      Complete(*finished, std::move(status));
       lock.lock();
     } else if (stopping_ || cancel_requested_) {
       // Units that must not start leave the queue in their order.
@@ -142,8 +170,10 @@ void Engine::Run() {
           queue_.Extract([this](const UnitWork& work) { return stopping_ || IsCancelled(work); });
       cancel_requested_ = false;
       if (stopping_ && dropped.empty()) {
-        if (!any_busy) return;
-        wake_.wait(lock);
+        if (std::none_of(lanes_.begin(), lanes_.end(), [](const Lane& l) { return l.busy; })) {
+          return;
+        }
+        AwaitNews(lock);
         continue;
       }
       lock.unlock();
@@ -156,10 +186,11 @@ void Engine::Run() {
     } else if (free_lane != nullptr && !queue_.empty()) {
       std::vector<UnitWork> batch = TakeBatch();
       lock.unlock();
-      Launch(*free_lane, std::move(batch));
+      DropUnwanted(batch);
+      if (!batch.empty()) Launch(*free_lane, std::move(batch));
       lock.lock();
     } else {
-      wake_.wait(lock);
+      AwaitNews(lock);
     }
   }
 }
@@ -184,17 +215,19 @@ std::uint64_t Engine::CopyBytes(const UnitWork& work) const {
          (work.task.q_begin == 0 ? work.kv->k_bytes + work.kv->v_bytes : 0);
 }
 
+void Engine::DropUnwanted(std::vector<UnitWork>& works) {
+  const Clock::time_point now = Clock::now();
+  const auto unwanted = std::stable_partition(
+      works.begin(), works.end(), [now](const UnitWork& work) { return WhyNot(work, now).ok(); });
+  for (auto work = unwanted; work != works.end(); ++work) {
+    Finish(*work, {.status = WhyNot(*work, now), .out = {}, .timings = {}});
+  }
+  works.erase(unwanted, works.end());
+}
+
 void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {
   const Clock::time_point now = Clock::now();
-  lane.works.clear();
-  for (UnitWork& work : works) {
-    if (absl::Status why = WhyNot(work, now); !why.ok()) {
-      Finish(work, {.status = std::move(why), .out = {}, .timings = {}});
-    } else {
-      lane.works.push_back(std::move(work));
-    }
-  }
-  if (lane.works.empty()) return;
+  lane.works = std::move(works);
   lane.device_work = {};
   for (const UnitWork& work : lane.works) lane.device_work += work.device_work;
   lane.device_work[DeviceWork::kLaunches] = 1;
@@ -211,15 +244,16 @@ void Engine::Launch(Lane& lane, std::vector<UnitWork> works) {
   options_.launched(lane.works.size());
   lane.issue_status = Issue(lane);
   // Even after a failure: earlier work of this launch may still be using its memory.
-  const absl::Status then = lane.stream->Then([this, &lane](absl::Status status) {
+  const auto finish = [this, &lane](absl::Status status) {
     // Notified under the lock: once Run() sees the end, the engine may go.
     const std::lock_guard lock(mutex_);
     lane.finished = std::move(status);
     wake_.notify_one();
-  });
+  };
+  const absl::Status then = lane.stream->Then(finish);
   if (!then.ok()) {
     lane.stream->Synchronize().IgnoreError();  // the reason is `then`
-    Complete(lane, then);
+    finish(then);
   }
 }
 

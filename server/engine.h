@@ -42,7 +42,7 @@ struct EngineOptions {
   // A unit that copies more than this, in and out, has a launch to itself: its copies are to
   // overlap with the kernels of others, which is worth more than what a launch costs.
   std::uint64_t launch_copy_bytes = 512 << 10;
-  // Told of each launch, with its units, on the engine's thread.
+  // Told of each launch, with its units, by whoever launches; must not call into the engine.
   std::function<void(std::size_t)> launched = [](std::size_t /*units*/) {};
 };
 
@@ -54,7 +54,9 @@ class Engine {
                                                         const EngineOptions& options);
   ~Engine();
 
-  // The first unit of a KV group to run copies and prepares it for the others.
+  // The first unit of a KV group to run copies and prepares it for the others. Launches the unit at
+  // once where nothing is to be done before it: a thread less to wake. `work.done` is never called
+  // from here.
   void Submit(UnitWork work);
 
   // Ends all units of `request` with CANCELLED: those that are not running yet soon, others as soon
@@ -99,9 +101,14 @@ class Engine {
       : backend_(backend), device_pool_(device_pool), options_(options) {}
 
   void Run();
-  std::vector<UnitWork> TakeBatch();  // with mutex_ held
+  void AwaitNews(std::unique_lock<std::mutex>& lock);
+  bool HasNews() const;               // with mutex_ held: besides units to launch
+  Lane* FreeLane();                   // likewise; null where every one is busy
+  std::vector<UnitWork> TakeBatch();  // likewise
   double RunningSeconds() const;      // with mutex_ held
   std::uint64_t CopyBytes(const UnitWork& work) const;
+  // Finishes units that must not start any more.
+  static void DropUnwanted(std::vector<UnitWork>& works);
   void Launch(Lane& lane, std::vector<UnitWork> works);
   absl::Status Issue(Lane& lane);
   absl::Status CopyIn(Lane& lane, UnitWork& work);
@@ -124,8 +131,10 @@ class Engine {
   std::chrono::steady_clock::time_point busy_since_;  // or the last launch's end, where later
   bool cancel_requested_ = false;
   bool stopping_ = false;
+  bool driven_ = false;  // some thread is the driver: it launches, completes and drops
 
-  // Engine thread only, but for `finished`. Streams wait for their callbacks before the above goes.
+  // The driver's only, but for what says otherwise. Streams wait for their callbacks before the
+  // above goes.
   std::vector<Lane> lanes_;
   std::thread thread_;
 };

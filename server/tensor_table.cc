@@ -1,7 +1,7 @@
 #include "server/tensor_table.h"
 
+#include "proto/wire/random_id.h"
 #include "server/errors.h"
-#include "server/random_id.h"
 
 namespace sage::server {
 

@@ -13,8 +13,8 @@
 #include "config/toml_reader.h"
 #include "openssl/crypto.h"
 #include "openssl/sha.h"
+#include "proto/wire/random_id.h"
 #include "server/file_descriptor.h"
-#include "server/random_id.h"
 #include "server/tenant_name.h"
 #include "spdlog/spdlog.h"
 

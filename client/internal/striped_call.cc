@@ -4,21 +4,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "proto/wire/random_id.h"
 
 namespace sage::internal {
 namespace {
-
-std::string RandomId() {
-  std::random_device random;
-  std::string id;
-  for (int i = 0; i < 4; ++i) absl::StrAppend(&id, absl::Hex(random(), absl::kZeroPad8));
-  return id;
-}
 
 // What the callbacks of all stripes share. Thread-safe.
 class StripedCall {

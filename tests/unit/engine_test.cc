@@ -1,6 +1,7 @@
 #include "server/engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -234,6 +235,61 @@ TEST_F(EngineTest, SmallUnitsThatWaitTogetherShareFewLaunches) {
   ReleaseAttends();
   EXPECT_THAT(results.Await(92), Each(absl::StatusCode::kOk));
   EXPECT_LE(engine.launches() - before, 4u);
+}
+
+TEST_F(EngineTest, WhoSubmitsLaunchesWhereNothingIsBefore) {
+  std::thread::id launcher;
+  engine_ = *Engine::Create(
+      device_->backend(), device_->pool(),
+      {.launched = [&](std::size_t /*units*/) { launcher = std::this_thread::get_id(); }});
+  Results results;
+  // Not while the engine's thread still sees to what was before.
+  for (int i = 1; i <= 1000 && launcher != std::this_thread::get_id(); ++i) {
+    SubmitAll(NewJob(1), results);
+    results.Await(i);
+    jobs_.clear();
+  }
+  EXPECT_EQ(launcher, std::this_thread::get_id());
+}
+
+TEST_F(EngineTest, WhoSubmitsIsNeverToldOfAnEndMeanwhile) {
+  static thread_local bool submitting = false;
+  constexpr int kThreads = 4;
+  constexpr int kUnits = 24;
+  faults_.attends = 20;
+  Results results;
+  std::atomic<int> told = 0;
+  std::vector<std::vector<UnitWork>> works(kThreads);
+  for (std::vector<UnitWork>& of_thread : works) {
+    for (int i = 0; i < kUnits; ++i) {
+      AttendJob& job = NewJob(1);
+      auto work = testing::SendUnit(job, 0);
+      ASSERT_TRUE(work.has_value());
+      if (i % 3 == 0) job.context()->deadline = std::chrono::steady_clock::now();
+      work->done = [&told, done = results.Take()](UnitResult result) {
+        if (submitting) ++told;
+        done(std::move(result));
+      };
+      of_thread.push_back(*std::move(work));
+    }
+  }
+  std::vector<std::thread> threads;
+  for (std::vector<UnitWork>& of_thread : works) {
+    threads.emplace_back([&] {
+      for (UnitWork& work : of_thread) {
+        submitting = true;
+        engine_->Submit(std::move(work));
+        submitting = false;
+        std::this_thread::yield();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const std::vector<absl::StatusCode> codes = results.Await(kThreads * kUnits);
+  EXPECT_EQ(std::count(codes.begin(), codes.end(), absl::StatusCode::kDeadlineExceeded),
+            kThreads * kUnits / 3);
+  EXPECT_EQ(std::count(codes.begin(), codes.end(), absl::StatusCode::kInternal), 20);
+  EXPECT_EQ(told, 0);
 }
 
 // Admission counts what is queued before a request, by estimate.
