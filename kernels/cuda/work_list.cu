@@ -6,8 +6,10 @@ namespace sage::cuda {
 namespace {
 
 constexpr int kListThreads = 128;  // a warp a row
-constexpr int kSortThreads = 512;
+constexpr int kSortThreads = 1024;
+constexpr int kSortWarps = kSortThreads / 32;
 constexpr int kBins = 16;
+static_assert(kSortWarps == 32 && kBins <= 32, "a warp scans what all warps have of a bin");
 
 // Tasks that fit into the parameters of one kernel, few or many.
 template <int kCount>
@@ -62,10 +64,11 @@ __global__ void __launch_bounds__(kListThreads) BuildLists(const WorkListArgs ar
   std::int32_t* list = args.lists + task.list_begin +
                        static_cast<std::int64_t>(row - task.row_begin) * task.blocks_k;
   ListRow counts = {0, 0};
+#pragma unroll 4
   for (int first = 0; first < blocks; first += 32) {
     const int block = first + lane;
-    const bool listed =
-        block < blocks && (task.mask == nullptr || (bits[block / 8] >> (block % 8) & 1) != 0);
+    const bool listed = block < blocks &&
+                        (task.mask == nullptr || (__ldg(bits + block / 8) >> (block % 8) & 1) != 0);
     const unsigned votes = __ballot_sync(0xffffffffU, listed);
     if (listed) list[counts.total + __popc(votes & ((1U << lane) - 1))] = block;
     counts.full += __popc(__ballot_sync(0xffffffffU, listed && block < full_blocks));
@@ -74,82 +77,96 @@ __global__ void __launch_bounds__(kListThreads) BuildLists(const WorkListArgs ar
   if (lane == 0) args.rows[row] = counts;
 }
 
-// One thread block: a stable counting sort. Every thread places a run of consecutive items.
+// One thread block: a stable counting sort. All threads take neighbouring items at once.
 __global__ void __launch_bounds__(kSortThreads)
     SortItems(const WorkListArgs args, const TaskGroup group, WorkItem* items,
               std::uint32_t* next_item) {
-  __shared__ std::int32_t counts[kBins][kSortThreads];
-  __shared__ std::int32_t bin_begin[kBins];
   __shared__ std::int32_t longest;
+  __shared__ std::int32_t bin_next[kBins];  // where the next items of a bin go
+  // Of the items that are taken at once: how many of a bin a warp has, then where these go.
+  __shared__ std::int32_t warp_items[kSortWarps][kBins];
   const int thread = threadIdx.x;
-  const int run = (group.item_end - group.item_begin + kSortThreads - 1) / kSortThreads;
-  const std::int32_t begin = min(group.item_begin + thread * run, group.item_end);
-  const std::int32_t end = min(begin + run, group.item_end);
-
-  // Calls visit(item, blocks) for the thread's items in order.
-  const auto for_each_item = [&](auto visit) {
-    int index =
-        FindTask<&DeviceTask::item_begin>(args.tasks, group.task_begin, group.task_end, begin);
-    for (std::int32_t i = begin; i < end; ++i) {
-      while (index + 1 < group.task_end && args.tasks[index + 1].item_begin <= i) ++index;
-      const DeviceTask& task = args.tasks[index];
-      const std::int32_t local = i - task.item_begin;
-      const std::int32_t head = local / task.num_tiles;
-      const std::int32_t tile = local % task.num_tiles;
-      const std::int32_t row = task.row_begin + (task.mask_heads == 1 ? tile : local);
-      visit(WorkItem{index, head, tile, row}, args.rows[row].total);
-    }
-  };
-
+  const int lane = thread % 32;
+  const int warp = thread / 32;
   if (thread == 0) {
     longest = 0;
     *next_item = 0;
   }
-  for (int bin = 0; bin < kBins; ++bin) counts[bin][thread] = 0;
-  __syncthreads();
-  std::int32_t own_longest = 0;
-  for_each_item(
-      [&](const WorkItem&, std::int32_t blocks) { own_longest = max(own_longest, blocks); });
-  atomicMax(&longest, own_longest);
-  __syncthreads();
-  const std::int64_t scale = static_cast<std::int64_t>(longest) + 1;
-  const auto bin_of = [scale](std::int32_t blocks) {
-    return kBins - 1 - static_cast<int>(static_cast<std::int64_t>(blocks) * kBins / scale);
-  };
-  for_each_item([&](const WorkItem&, std::int32_t blocks) { ++counts[bin_of(blocks)][thread]; });
+  if (thread < kBins) bin_next[thread] = 0;
   __syncthreads();
 
-  // Where each thread's items of each bin begin: a warp scans a bin's counts, then bins are summed.
-  const int lane = thread % 32;
-  for (int bin = thread / 32; bin < kBins; bin += kSortThreads / 32) {
-    std::int32_t sum = 0;
-    for (int first = 0; first < kSortThreads; first += 32) {
-      const std::int32_t count = counts[bin][first + lane];
-      std::int32_t scan = count;
-#pragma unroll
-      for (int step = 1; step < 32; step *= 2) {
-        const std::int32_t other = __shfl_up_sync(0xffffffffU, scan, step);
-        if (lane >= step) scan += other;
-      }
-      counts[bin][first + lane] = sum + scan - count;
-      sum += __shfl_sync(0xffffffffU, scan, 31);
-    }
-    if (lane == 0) bin_begin[bin] = sum;
+  const DeviceTask& last_task = args.tasks[group.task_end - 1];
+  const std::int32_t row_end = last_task.row_begin + last_task.num_tiles * last_task.mask_heads;
+  std::int32_t own_longest = 0;
+#pragma unroll 4
+  for (int row = args.tasks[group.task_begin].row_begin + thread; row < row_end;
+       row += kSortThreads) {
+    own_longest = max(own_longest, __ldg(&args.rows[row].total));
+  }
+  own_longest = __reduce_max_sync(0xffffffffU, own_longest);
+  if (lane == 0) atomicMax(&longest, own_longest);
+  __syncthreads();
+
+  const std::int32_t scale = longest + 1;
+  const auto item_at = [&](std::int32_t i) {
+    const int index =
+        FindTask<&DeviceTask::item_begin>(args.tasks, group.task_begin, group.task_end, i);
+    const DeviceTask& task = args.tasks[index];
+    const std::int32_t local = i - task.item_begin;
+    const std::int32_t head = local / task.num_tiles;
+    const std::int32_t tile = local % task.num_tiles;
+    return WorkItem{index, head, tile, task.row_begin + (task.mask_heads == 1 ? tile : local)};
+  };
+  const auto bin_of = [&](const WorkItem& item) {
+    // Fewer than 2^26 blocks.
+    return kBins - 1 - __ldg(&args.rows[item.row].total) * kBins / scale;
+  };
+
+#pragma unroll 4
+  for (int i = group.item_begin + thread; i < group.item_end; i += kSortThreads) {
+    const int bin = bin_of(item_at(i));
+    const unsigned alike = __match_any_sync(__activemask(), bin);
+    if (lane == __ffs(alike) - 1) atomicAdd(&bin_next[bin], __popc(alike));
   }
   __syncthreads();
   if (thread == 0) {
     std::int32_t sum = 0;
-    for (int bin = 0; bin < kBins; ++bin) {
-      const std::int32_t count = bin_begin[bin];
-      bin_begin[bin] = sum;
+    for (std::int32_t& next : bin_next) {
+      const std::int32_t count = next;
+      next = sum;
       sum += count;
     }
   }
-  __syncthreads();
-  for_each_item([&](const WorkItem& item, std::int32_t blocks) {
-    const int bin = bin_of(blocks);
-    items[bin_begin[bin] + counts[bin][thread]++] = item;
-  });
+
+  for (int first = group.item_begin; first < group.item_end; first += kSortThreads) {
+    const int i = first + thread;
+    const bool exists = i < group.item_end;
+    WorkItem item = {};
+    if (exists) item = item_at(i);
+    const int bin = exists ? bin_of(item) : kBins;
+    const unsigned alike = __match_any_sync(0xffffffffU, bin);
+    const int rank = __popc(alike & ((1U << lane) - 1));
+    if (lane < kBins) warp_items[warp][lane] = 0;
+    __syncwarp();
+    if (exists && rank == 0) warp_items[warp][bin] = __popc(alike);
+    __syncthreads();
+    if (warp < kBins) {  // a warp a bin, a lane a warp
+      const std::int32_t count = warp_items[lane][warp];
+      std::int32_t sum = count;
+#pragma unroll
+      for (int step = 1; step < 32; step *= 2) {
+        const std::int32_t other = __shfl_up_sync(0xffffffffU, sum, step);
+        if (lane >= step) sum += other;
+      }
+      const std::int32_t begin = bin_next[warp];
+      __syncwarp();
+      warp_items[lane][warp] = begin + sum - count;
+      if (lane == 31) bin_next[warp] = begin + sum;
+    }
+    __syncthreads();
+    if (exists) items[warp_items[warp][bin] + rank] = item;
+    __syncwarp();
+  }
 }
 
 template <int kCount>

@@ -46,8 +46,8 @@ TEST_F(CudaWorkListTest, ListsAndOrderAreThoseOfTheHost) {
     AttentionProblem problem;
     problem.batch = 1 + seed % 2;
     problem.num_heads_kv = 1;
-    problem.num_heads_q = 1 + seed % 3;
-    problem.seqlen_q = 1 + random() % 700;
+    problem.num_heads_q = 1 + seed % 10;
+    problem.seqlen_q = 1 + random() % 1200;
     problem.seqlen_k = 1 + random() % 3000;
     problem.head_dim = 8;
     problem.is_causal = seed % 3 == 0;
@@ -104,16 +104,23 @@ TEST_F(CudaWorkListTest, ListsAndOrderAreThoseOfTheHost) {
     }
   }
   EXPECT_EQ(checked_rows, plan.num_rows);
+  EXPECT_GT(plan.num_items, 1500);  // more than are sorted at once
 
   std::int32_t longest = 0;
   for (const cuda::ListRow& row : rows) longest = std::max(longest, row.total);
   std::set<std::tuple<int, int, int>> seen;
   std::int32_t previous = longest;
+  std::tuple<int, int, int> previous_place = {-1, -1, -1};
   for (const cuda::WorkItem& item : items) {
-    EXPECT_TRUE(seen.emplace(item.task, item.head, item.tile).second);
+    const std::tuple<int, int, int> place = {item.task, item.head, item.tile};
+    EXPECT_TRUE(seen.insert(place).second);
     const std::int32_t total = rows[item.row].total;
     EXPECT_LE(total, previous + longest / 16 + 1);  // sorted to a bin's width
+    if (total == previous) {                        // alike: in the order of the table
+      EXPECT_GT(place, previous_place);
+    }
     previous = total;
+    previous_place = place;
   }
   EXPECT_EQ(static_cast<std::int64_t>(seen.size()), plan.num_items);
 }

@@ -219,8 +219,7 @@ __device__ __forceinline__ void CopyBlocks(SharedStorage<Policy>& storage) {
       if (lane == 0) ptx::Arrive(&state.v_full);
       first_partial.Advance();
     }
-    __syncwarp();
-    if (lane == 0) ptx::Arrive(&storage.context_empty[item.index]);
+    ptx::Arrive(&storage.context_empty[item.index]);
   }
 }
 

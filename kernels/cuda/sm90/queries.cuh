@@ -60,8 +60,7 @@ __device__ __forceinline__ void FetchQueries(SharedStorage<Policy>& storage, int
       CopyQueries<Policy, 2>(storage, context, which);
     }
     ptx::ArriveAfterCopies(&storage.query_full);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::Arrive(&storage.context_empty[item.index]);
+    ptx::Arrive(&storage.context_empty[item.index]);
   }
 }
 

@@ -68,7 +68,7 @@ struct SharedStorage {
   ItemContext contexts[kContexts];
 
   std::uint64_t context_full[kContexts];            // the scheduler has written it
-  std::uint64_t context_empty[kContexts];           // all others are done with it
+  std::uint64_t context_empty[kContexts];           // every lane of all others is done with it
   std::uint64_t query_full;                         // q_rows and q_scales are there
   std::uint64_t query_empty;                        // every lane of the consumers has read them
   std::uint64_t landed[kMostPartialTurns<Policy>];  // blocks are there for the producer itself
@@ -77,7 +77,7 @@ struct SharedStorage {
   __device__ __forceinline__ void InitBarriers() {
     for (int i = 0; i < kContexts; ++i) {
       ptx::InitBarrier(&context_full[i], 32);
-      ptx::InitBarrier(&context_empty[i], 1 + kQueryWarps + kConsumerLanes);
+      ptx::InitBarrier(&context_empty[i], (1 + kQueryWarps) * 32 + kConsumerLanes);
     }
     ptx::InitBarrier(&query_full, kQueryWarps * 32);
     ptx::InitBarrier(&query_empty, kConsumerLanes);
