@@ -91,7 +91,7 @@ void Engine::Submit(UnitWork work) {
     Launch(*lane, std::move(batch));
     lock.lock();
     driven_ = false;
-    // Of what came meanwhile the engine's thread heard while it was not its turn.
+    // The engine's thread was told of what came meanwhile while it was not its turn.
     if (!HasNews() && queue_.empty()) return;
   }
   lock.unlock();

@@ -131,10 +131,10 @@ class Engine {
   std::chrono::steady_clock::time_point busy_since_;  // or the last launch's end, where later
   bool cancel_requested_ = false;
   bool stopping_ = false;
-  bool driven_ = false;  // some thread is the driver: it launches, completes and drops
+  bool driven_ = false;  // some thread is the driver, the one that launches, completes and drops
 
-  // The driver's only, but for what says otherwise. Streams wait for their callbacks before the
-  // above goes.
+  // The driver's alone, but for what says otherwise, and so are the parts of units that are the
+  // engine's alone. Streams wait for their callbacks before the above goes.
   std::vector<Lane> lanes_;
   std::thread thread_;
 };

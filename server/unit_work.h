@@ -28,7 +28,7 @@ struct DeviceCopy {
 struct SharedMask {
   BlockMask mask;
   std::optional<BlockLists> lists;  // kept for a resident mask, where the device reads host memory
-  std::shared_ptr<DeviceCopy> device;  // engine thread only; null until a unit has copied it
+  std::shared_ptr<DeviceCopy> device;  // the engine alone; null until a unit has copied it
 };
 
 // What the units of one request share.
@@ -51,8 +51,8 @@ struct KvGroup {
   std::uint64_t v_bytes = 0;
   std::uint64_t used_bytes = 0;  // of `task.used_blocks`, behind v
 
-  Slab device;                           // engine thread only
-  std::shared_ptr<DeviceCopy> prepared;  // engine thread only; null until a unit has prepared it
+  Slab device;                           // the engine alone
+  std::shared_ptr<DeviceCopy> prepared;  // the engine alone; null until a unit has prepared it
 };
 
 // Device seconds of a unit by stage; a launch's time is split among its units by their work.
