@@ -11,7 +11,7 @@
 namespace sage::server {
 namespace {
 
-constexpr int kMaxConcurrentStreams = 64;
+constexpr int kStreamsToSpare = 64;
 constexpr int kHandshakeTimeoutMs = 10000;
 
 // Linking gRPC's reflection is enough to serve it; this takes it out again.
@@ -39,7 +39,10 @@ absl::StatusOr<std::unique_ptr<GrpcFront>> GrpcFront::Start(AttentionCore& core,
   builder.RegisterService(&front->sessions_);
   builder.RegisterService(&front->about_);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
+  // Calls beyond these would wait in the client, unseen, while their deadlines pass: what is too
+  // much is to come here and be refused.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             options.max_requests + kStreamsToSpare);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                              static_cast<int>(options.max_connection_age.count()));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,

@@ -24,6 +24,7 @@ class GrpcFront {
   struct Options {
     std::shared_ptr<grpc::ServerCredentials> credentials;  // of the connections
     bool reflection = false;
+    int max_requests = 0;  // at a time; a connection takes somewhat more calls
     std::chrono::milliseconds max_connection_age{};
     std::chrono::milliseconds max_connection_grace{};
     ServerService::Options about;

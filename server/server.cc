@@ -401,6 +401,7 @@ absl::Status Server::Parts::OpenFronts() {
         Callers(*authenticator, tenants, user.has_value() ? TenantOfUser(*user) : tcp_tenant),
         {.credentials = user.has_value() ? grpc::InsecureServerCredentials() : tcp_credentials,
          .reflection = options.reflection,
+         .max_requests = static_cast<int>(options.max_requests),
          .max_connection_age = options.max_connection_age,
          .max_connection_grace = options.max_connection_grace,
          .about = {

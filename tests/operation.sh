@@ -14,7 +14,7 @@ readonly bin=${1:-$root/build/release/bin}
 readonly seconds=${2:-20}
 
 status=0
-for proof in deadline overload network cancel restart fairness; do
+for proof in deadline overload queue network cancel restart fairness; do
   "$bin/operation_bench" "$proof" "$seconds" || status=1
 done
 "$root/tests/rolling_restart.sh" "$bin" "$seconds" || [[ $? == 77 ]] || status=1

@@ -1,21 +1,21 @@
 // How a server behaves that has more to do than it can, and whose clients and processes come and
 // go.
 //
-//   operation_bench overload|network|deadline|cancel|restart|fairness [SECONDS [BACKEND]]
+//   operation_bench MODE [SECONDS [BACKEND]]
 //
 // Each runs servers of its own, on the CPU backend unless BACKEND says cuda, prints its figures
-// beside their goals, and ends with status 1 where one is missed:
+// beside their goals, and ends with status 1 where one is missed. Modes:
 //
 //   overload  requests with a deadline at three times the rate that the server can serve: what is
 //             still served in time, how soon the rest is refused, how the server's memory grows
+//   queue     the same with a deadline of 4 s, over one connection: very many wait
 //   network   the same with requests that are much to carry and little to compute: not the device
 //             is short, but what brings payload in and answers out
 //   deadline  a job of seconds with a deadline of 100 ms: how soon it is refused
 //   cancel    requests cancelled at any stage: how soon the server holds nothing of them
 //   restart   two servers restarted in turn under clients that try again: answers lost or wrong
 //   fairness  a tenant with one stream beside one with a hundred: its part of what it has alone,
-//   and
-//             of the device
+//             and of the device
 //
 // Everything shares one machine, and its other load shows in the figures.
 #include <algorithm>
@@ -276,6 +276,10 @@ void OverloadOfDevice(Clock::duration duration) {
   Overload("overload: S2048 D128", Workload(1, 2048, 128), 150ms, 4, duration);
 }
 
+void OverloadOfConnection(Clock::duration duration) {
+  Overload("queue: S2048 D128", Workload(1, 2048, 128), 4s, 1, duration);
+}
+
 // Over two connections: as many as a small machine has cores to serve, client and server together.
 void OverloadOfNetwork(Clock::duration duration) {
   Overload("network: H8 S2048 D128, 12 MiB there and 4 MiB back, nearly nothing to compute",
@@ -462,9 +466,13 @@ void Fairness(Clock::duration duration) {
 
 int Main(int argc, char** argv) {
   const std::pair<const char*, void (*)(Clock::duration)> modes[] = {
-      {"overload", OverloadOfDevice}, {"network", OverloadOfNetwork},
-      {"deadline", Deadline},         {"cancel", Cancel},
-      {"restart", Restart},           {"fairness", Fairness}};
+      {"overload", OverloadOfDevice},
+      {"queue", OverloadOfConnection},
+      {"network", OverloadOfNetwork},
+      {"deadline", Deadline},
+      {"cancel", Cancel},
+      {"restart", Restart},
+      {"fairness", Fairness}};
   const auto seconds = std::chrono::seconds(argc > 2 ? std::atoi(argv[2]) : 20);
   if (argc > 3) backend = argv[3];
   for (const auto& [name, run] : modes) {
@@ -473,7 +481,7 @@ int Main(int argc, char** argv) {
     return all_met ? 0 : 1;
   }
   GiveUp(
-      "usage: operation_bench overload|network|deadline|cancel|restart|fairness [SECONDS "
+      "usage: operation_bench overload|queue|network|deadline|cancel|restart|fairness [SECONDS "
       "[BACKEND]]");
 }
 

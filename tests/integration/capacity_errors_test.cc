@@ -1,8 +1,11 @@
 // What does not fit: now, ever, or in time. Refused before any payload is read, with a hint where
 // waiting helps.
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -77,6 +80,28 @@ TEST_F(CapacityErrors, TooManyRequests) {
   options.max_requests = 1;
   Start(options);
   ExpectFullWhileOneRuns("server.concurrent_requests: the request needs 1, 1 of 1 are in use");
+}
+
+TEST_F(CapacityErrors, TooManyRequestsOfOneConnection) {
+  constexpr std::uint64_t kMany = 100;
+  server::ServerOptions options = TestServerOptions();
+  options.max_requests = kMany;
+  Start(options);
+  v1::AttendStreamRequest header;
+  *header.mutable_header() = HeaderFor(sample_.problem);
+  std::vector<std::unique_ptr<PlainStream>> streams;
+  for (std::uint64_t i = 0; i < kMany; ++i) {
+    streams.push_back(std::make_unique<PlainStream>(
+        *stub_, sample_, std::chrono::system_clock::now() + std::chrono::seconds(60)));
+    ASSERT_TRUE(streams.back()->Send(header));
+  }
+  while (server().held().requests < kMany) std::this_thread::yield();
+  ExpectRefused(
+      sample_, StatusCode::RESOURCE_EXHAUSTED,
+      StartsWith("server.concurrent_requests: the request needs 1, 100 of 100 are in use"),
+      Details::kQuotaAndRetry);
+  for (const auto& stream : streams) stream->Cancel();
+  for (const auto& stream : streams) stream->Finish();
 }
 
 TEST_F(CapacityErrors, HostMemoryInUse) {
