@@ -130,11 +130,13 @@ double Engine::RunningSeconds() const {
   return std::max(0.0, seconds - passed);
 }
 
-bool Engine::HasNews() const {
-  return stopping_ || cancel_requested_ ||
-         std::any_of(lanes_.begin(), lanes_.end(),
-                     [](const Lane& lane) { return lane.finished.has_value(); });
+Engine::Lane* Engine::FinishedLane() {
+  const auto lane = std::find_if(lanes_.begin(), lanes_.end(),
+                                 [](const Lane& lane) { return lane.finished.has_value(); });
+  return lane == lanes_.end() ? nullptr : &*lane;
 }
+
+bool Engine::HasNews() { return stopping_ || cancel_requested_ || FinishedLane() != nullptr; }
 
 Engine::Lane* Engine::FreeLane() {
   const auto lane =
@@ -152,14 +154,11 @@ void Engine::AwaitNews(std::unique_lock<std::mutex>& lock) {
 
 void Engine::Run() {
   std::unique_lock lock(mutex_);
-  while (driven_) wake_.wait(lock);
-  driven_ = true;
   while (true) {
-    const auto finished = std::find_if(lanes_.begin(), lanes_.end(),
-                                       [](const Lane& lane) { return lane.finished.has_value(); });
+    Lane* const finished = FinishedLane();
     Lane* const free_lane = FreeLane();
 
-    if (finished != lanes_.end()) {
+    if (finished != nullptr) {
       absl::Status status = *std::exchange(finished->finished, std::nullopt);
       lock.unlock();
       Complete(*finished, std::move(status));

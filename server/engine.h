@@ -102,7 +102,8 @@ class Engine {
 
   void Run();
   void AwaitNews(std::unique_lock<std::mutex>& lock);
-  bool HasNews() const;               // with mutex_ held: besides units to launch
+  bool HasNews();                     // with mutex_ held: besides units to launch
+  Lane* FinishedLane();               // likewise; null where none is
   Lane* FreeLane();                   // likewise; null where every one is busy
   std::vector<UnitWork> TakeBatch();  // likewise
   double RunningSeconds() const;      // with mutex_ held
@@ -131,7 +132,8 @@ class Engine {
   std::chrono::steady_clock::time_point busy_since_;  // or the last launch's end, where later
   bool cancel_requested_ = false;
   bool stopping_ = false;
-  bool driven_ = false;  // some thread is the driver, the one that launches, completes and drops
+  // Some thread is the driver, the one that launches, completes and drops: at first thread_.
+  bool driven_ = true;
 
   // The driver's alone, but for what says otherwise, and so are the parts of units that are the
   // engine's alone. Streams wait for their callbacks before the above goes.

@@ -6,7 +6,8 @@
 
 namespace sage {
 
-// 128 bits from the system's random source, as 16 bytes. Thread-safe.
+// 128 bits from the system's random source, as 16 bytes. Thread-safe. Throws std::system_error
+// where that fails.
 std::string RandomBits();
 
 // Likewise, as 32 hexadecimal digits.
